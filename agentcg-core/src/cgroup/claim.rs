@@ -1,0 +1,186 @@
+//! Values that we change in cgroups that may outlive us, and that are put back.
+//!
+//! What a file held before is kept *on the cgroup*, as an extended attribute
+//! `user.agentcg.saved.FILE`: it vanishes with the cgroup and survives us. A lock (`flock`) on the
+//! directory says whether the process that saved it still lives, for the kernel drops it whatever
+//! way a process ends. So after `kill -9` the attribute is there and the lock is free, and whoever
+//! comes next puts the value back first. User attributes on cgroups exist since kernel 5.7.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, OFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::Cgroup;
+use crate::{Error, ErrorKind, Result};
+
+const SAVED: &str = "user.agentcg.saved.";
+
+/// The exclusive right to change a cgroup's files until it is dropped, which puts them back.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    cgroup: Cgroup,
+    _lock: OwnedFd,
+}
+
+impl Claim {
+    /// Takes the lock; values left by a process that died are put back first.
+    pub(crate) fn take(cgroup: Cgroup) -> Result<Self> {
+        let lock = lock(&cgroup, Lock::Values)?;
+        restore(&cgroup)?;
+        Ok(Self {
+            cgroup,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Writes a file, after saving what it held if this is the first change.
+    pub(crate) fn change(&self, file: &str, value: &str) -> Result<()> {
+        let before = self.cgroup.read(file)?;
+        let name = format!("{SAVED}{file}");
+        match rustix::fs::fsetxattr(
+            &self.cgroup,
+            &*name,
+            before.trim_end().as_bytes(),
+            XattrFlags::CREATE,
+        ) {
+            Ok(()) | Err(Errno::EXIST) => self.cgroup.write(file, value),
+            Err(e) => Err(Error::os(
+                format!("save the value of {file} as an attribute of"),
+                self.cgroup.path(),
+                e,
+            )),
+        }
+    }
+
+    /// Puts every changed file back; those that fail are tried again at drop and by the next start.
+    pub(crate) fn restore(&self) -> Result<()> {
+        restore(&self.cgroup).map(drop)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Err(e) = self.restore() {
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+/// What a lock on a cgroup stands for; the two do not exclude each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// A runtime owns the subtree.
+    Runtime,
+    /// Someone has changed values of this cgroup and will put them back.
+    Values,
+}
+
+/// Takes the `flock`, held by the returned descriptor.
+pub(crate) fn lock(cgroup: &Cgroup, lock: Lock) -> Result<OwnedFd> {
+    // Any file will do that every cgroup has; a descriptor of its own, for that is what holds it.
+    let (file, flags) = match lock {
+        Lock::Runtime => ("cgroup.controllers", OFlags::RDONLY),
+        Lock::Values => (".", OFlags::RDONLY | OFlags::DIRECTORY),
+    };
+    let fd = cgroup.open_file(file, flags)?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(fd),
+        Err(Errno::AGAIN) => Err(Error::new(
+            ErrorKind::Busy,
+            "another agentcg process controls the cgroup",
+        )
+        .at(cgroup.path())
+        .or_help("stop it, or choose another cgroup")),
+        Err(e) => Err(Error::os("lock", cgroup.path(), e)),
+    }
+}
+
+/// Puts back what saved attributes say; returns how many values that were.
+fn restore(cgroup: &Cgroup) -> Result<usize> {
+    let mut restored = 0;
+    let mut first_error = None;
+    for name in attributes(cgroup)? {
+        let Some(file) = name.strip_prefix(SAVED) else {
+            continue;
+        };
+        match restore_file(cgroup, file, &name) {
+            Ok(()) => restored += 1,
+            Err(e) => first_error = first_error.or(Some(e)),
+        }
+    }
+    first_error.map_or(Ok(restored), Err)
+}
+
+fn restore_file(cgroup: &Cgroup, file: &str, attribute: &str) -> Result<()> {
+    let value = attribute_value(cgroup, attribute)?;
+    let value = String::from_utf8_lossy(&value);
+    match cgroup.write(file, &value) {
+        Ok(()) => {}
+        // The cgroup itself is gone: nothing is left to put back.
+        Err(e) if e.errno() == Some(Errno::NODEV.raw_os_error()) => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    remove_attribute(cgroup, attribute)
+}
+
+pub(crate) fn remove_attribute(cgroup: &Cgroup, name: &str) -> Result<()> {
+    rustix::fs::fremovexattr(cgroup, name)
+        .map_err(|e| Error::os(format!("remove attribute {name} of"), cgroup.path(), e))
+}
+
+pub(crate) fn set_attribute(cgroup: &Cgroup, name: &str, value: &[u8]) -> Result<()> {
+    rustix::fs::fsetxattr(cgroup, name, value, XattrFlags::empty()).map_err(|e| {
+        Error::os(format!("set attribute {name} of"), cgroup.path(), e)
+            .or_help("cgroups have user attributes since kernel 5.7")
+    })
+}
+
+pub(crate) fn has_attribute(cgroup: &Cgroup, name: &str) -> Result<bool> {
+    Ok(attributes(cgroup)?.iter().any(|a| a == name))
+}
+
+/// The names of a cgroup's extended attributes; none where the kernel has no attributes.
+fn attributes(cgroup: &Cgroup) -> Result<Vec<String>> {
+    let mut buf = vec![0u8; 16 << 10];
+    let n = match rustix::fs::flistxattr(cgroup, buf.as_mut_slice()) {
+        Ok(n) => n,
+        Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOENT) => 0,
+        Err(e) => return Err(Error::os("list attributes of", cgroup.path(), e)),
+    };
+    Ok(buf[..n]
+        .split(|b| *b == 0)
+        .filter(|s| !s.is_empty())
+        .map(|s| String::from_utf8_lossy(s).into_owned())
+        .collect())
+}
+
+pub(crate) fn attribute_value(cgroup: &Cgroup, name: &str) -> Result<Vec<u8>> {
+    let mut buf = vec![0u8; 4096];
+    let n = rustix::fs::fgetxattr(cgroup, name, buf.as_mut_slice())
+        .map_err(|e| Error::os(format!("read attribute {name} of"), cgroup.path(), e))?;
+    buf.truncate(n);
+    Ok(buf)
+}
+
+/// Walks the tree below `top` and puts back whatever dead processes left changed. Returns the
+/// number of values. Cgroups that a live process has claimed are left alone.
+pub(crate) fn restore_abandoned(top: &Path) -> Result<usize> {
+    let mut restored = 0;
+    Cgroup::open(top)?.walk(&mut |cgroup| {
+        if attributes(cgroup)?.iter().any(|a| a.starts_with(SAVED)) {
+            match lock(cgroup, Lock::Values) {
+                Ok(_lock) => restored += restore(cgroup)?,
+                Err(e) if e.kind() == ErrorKind::Busy => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(restored)
+}

@@ -1,0 +1,60 @@
+//! Control and measure what AI agents' tool calls take from a Linux machine.
+//!
+//! | start here | for |
+//! |---|---|
+//! | [`Runtime`] | the owner of a cgroup subtree and of everything below |
+//! | [`Session`] | one agent's cgroup, with a priority and limits |
+//! | [`Scheduler`] | a sched_ext CPU scheduler by cgroup weight |
+//! | [`MemoryProtection`] | high-priority memory is kept while it is short |
+//! | [`EventStream`] | what processes do: exec, exit, fork, file open |
+//! | [`Capabilities`] | what this kernel allows, why not, and how to get it |
+//! | [`Cgroup`] | cgroup v2 itself |
+//!
+//! Handles undo what they did when they are dropped; what a killed process left is undone by the
+//! next [`Runtime`]. Errors say what failed, where, what the kernel answered and the way out. The
+//! library prints nothing (it logs through `tracing`), installs no signal handlers and changes no
+//! state of the process.
+//!
+//! Needs kernel 5.14 with cgroup v2 (for `cgroup.kill`); everything above that is probed.
+//!
+//! ```no_run
+//! use agentcg_core::{Priority, Runtime, SchedulerConfig, SessionConfig};
+//!
+//! let runtime = Runtime::new()?;
+//! let mut config = SessionConfig::default();
+//! config.priority = Priority::High;
+//! let session = runtime.session("agent-1", config)?;
+//! let scheduler = runtime.start_scheduler(SchedulerConfig::default())?;
+//! runtime.move_pid(4711, &session)?;
+//! # Ok::<(), agentcg_core::Error>(())
+//! ```
+
+mod bpf;
+mod cgroup;
+mod error;
+mod events;
+mod memory;
+mod probe;
+mod runtime;
+mod scheduler;
+mod session;
+mod units;
+
+pub use cgroup::{
+    Cgroup, CgroupName, Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents,
+    Pressure, Stall, mount_point, own_path, path_of,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use events::{
+    DropReason, Dropped, Event, EventFilter, EventKind, EventMode, EventStream, Exec, Exit,
+    FileOpen, Fork, MissingProbe, Origin,
+};
+pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
+pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
+pub use runtime::{Runtime, RuntimeBuilder};
+pub use scheduler::{
+    CgroupRuntime, Scheduler, SchedulerConfig, SchedulerExit, SchedulerExitKind, SchedulerScope,
+    SchedulerStats,
+};
+pub use session::{Priority, Session, SessionConfig, SessionUsage};
+pub use units::{parse_duration, parse_size};

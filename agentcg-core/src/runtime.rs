@@ -1,0 +1,329 @@
+//! [`Runtime`]: the owner of one cgroup subtree and of what is attached on its behalf.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use std::os::fd::OwnedFd;
+
+use crate::cgroup::{self, Cgroup, CgroupName, Controller, mount_point};
+use crate::events::{EventFilter, EventStream};
+use crate::memory::{MemcgConfig, MemoryProtection};
+use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerScope};
+use crate::session::{Origins, Session, SessionConfig};
+use crate::{Capabilities, Error, ErrorKind, Result};
+
+/// On a cgroup that a runtime made and removes.
+pub(crate) const MADE: &str = "user.agentcg.made";
+/// On a cgroup whose `cgroup.subtree_control` a runtime added controllers to: their names.
+const ENABLED: &str = "user.agentcg.enabled";
+
+/// Options of a [`Runtime`].
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct RuntimeBuilder {
+    root: Option<PathBuf>,
+}
+
+impl RuntimeBuilder {
+    /// The cgroup below which the sessions are made; it is made if it is missing, in an existing
+    /// parent. Default: `agentcg` below the cgroup v2 mount.
+    pub fn root(mut self, path: impl Into<PathBuf>) -> Self {
+        self.root = Some(path.into());
+        self
+    }
+
+    /// Takes the subtree: removes what a dead runtime left there, enables the controllers down to
+    /// it, and locks it.
+    ///
+    /// # Errors
+    /// `Unsupported` without cgroup v2; `InvalidInput` when the parent is no cgroup;
+    /// `PermissionDenied`; `Busy` when another process holds it.
+    pub fn build(self) -> Result<Runtime> {
+        let path = match self.root {
+            Some(path) => path,
+            None => mount_point()?.join("agentcg"),
+        };
+        let root = Arc::new(Root::take(&path)?);
+        Ok(Runtime {
+            root,
+            origins: Arc::default(),
+        })
+    }
+}
+
+/// The owner of one cgroup subtree and of everything attached on its behalf.
+///
+/// Several may live in one process or machine, each with a root of its own; a second one on the same
+/// root is refused. Dropping the runtime, after its sessions, removes the cgroups that it made and
+/// switches controllers off again that it switched on. After `kill -9` the next runtime on the same
+/// root does that first; processes that were left are moved to the parent.
+///
+/// ```no_run
+/// use agentcg_core::{Runtime, SessionConfig};
+/// let runtime = Runtime::new()?;
+/// let session = runtime.session("agent-1", SessionConfig::default())?;
+/// runtime.move_pid(std::process::id() as i32, &session)?;
+/// println!("{:?}", session.usage()?);
+/// # Ok::<(), agentcg_core::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping the runtime removes what it made"]
+pub struct Runtime {
+    root: Arc<Root>,
+    origins: Arc<Origins>,
+}
+
+impl Runtime {
+    /// A runtime on the default root.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::build`].
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Options first.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    /// The root cgroup.
+    pub fn root(&self) -> &Cgroup {
+        self.root.cgroup()
+    }
+
+    /// The controllers that sessions have.
+    pub fn controllers(&self) -> &[Controller] {
+        self.root.controllers()
+    }
+
+    /// What this kernel and our privileges allow.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities::probe()
+    }
+
+    /// Makes a session.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad name or limit; `AlreadyExists`; `Unsupported` for a limit whose
+    /// controller is missing. Nothing is left then.
+    pub fn session(&self, name: &str, config: SessionConfig) -> Result<Session> {
+        let name = CgroupName::new(name)?;
+        Session::create(self.root.clone(), self.origins.clone(), name, config)
+    }
+
+    /// Attaches the sched_ext scheduler; see [`Scheduler::attach`].
+    ///
+    /// # Errors
+    /// As [`Scheduler::attach`].
+    pub fn start_scheduler(&self, config: SchedulerConfig) -> Result<Scheduler> {
+        let scheduler = Scheduler::attach(&config, Some(self.root().path()))?;
+        let partial = config.scope == SchedulerScope::Agents;
+        self.root
+            .partial_scheduler
+            .store(partial, Ordering::Relaxed);
+        Ok(scheduler)
+    }
+
+    /// Protects the memory of high-priority cgroups against low-priority ones; see
+    /// [`MemoryProtection::attach`].
+    ///
+    /// # Errors
+    /// As [`MemoryProtection::attach`].
+    pub fn attach_memcg_ops(&self, config: MemcgConfig) -> Result<MemoryProtection> {
+        MemoryProtection::attach(config)
+    }
+
+    /// Subscribes to process events; see [`EventStream::open`].
+    ///
+    /// # Errors
+    /// As [`EventStream::open`].
+    pub fn subscribe(&self, filter: EventFilter) -> Result<EventStream> {
+        EventStream::open(&filter, Some(self.root().path()))
+    }
+
+    /// Moves a process with all its threads into a session.
+    ///
+    /// # Errors
+    /// As [`Session::move_pid`].
+    pub fn move_pid(&self, pid: i32, session: &Session) -> Result<()> {
+        session.move_pid(pid)
+    }
+}
+
+/// The locked root cgroup. The last of the runtime and its sessions to be dropped releases it.
+#[derive(Debug)]
+pub(crate) struct Root {
+    cgroup: Cgroup,
+    outside: PathBuf,
+    controllers: Vec<Controller>,
+    partial_scheduler: AtomicBool,
+    _lock: OwnedFd,
+}
+
+impl Root {
+    fn take(path: &Path) -> Result<Self> {
+        let mount = mount_point()?;
+        let (parent, name) = match (path.parent(), path.file_name().and_then(|n| n.to_str())) {
+            (Some(parent), Some(name)) => (Cgroup::open(parent)?, CgroupName::new(name)?),
+            _ => {
+                return Err(Error::invalid(
+                    "runtime root",
+                    path,
+                    "expected a path below the cgroup v2 mount",
+                ));
+            }
+        };
+        let cgroup = match parent.create_child(&name) {
+            Ok(cgroup) => {
+                cgroup::set_attribute(&cgroup, MADE, b"1")?;
+                cgroup
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name)?,
+            Err(e) => return Err(e),
+        };
+        let lock = cgroup::lock(&cgroup, cgroup::Lock::Runtime)?;
+        let mut root = Self {
+            outside: parent.path().to_path_buf(),
+            cgroup,
+            controllers: Vec::new(),
+            partial_scheduler: AtomicBool::new(false),
+            _lock: lock,
+        };
+        // From here on dropping the root undoes what was done.
+        root.remove_leftovers()?;
+        match cgroup::restore_abandoned(&mount) {
+            Ok(0) => {}
+            Ok(n) => {
+                tracing::info!("put back {n} cgroup values that a killed process left changed")
+            }
+            Err(e) => {
+                tracing::warn!("could not put back all values that a killed process left: {e}")
+            }
+        }
+        root.enable_controllers(&mount)?;
+        Ok(root)
+    }
+
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    pub(crate) fn controllers(&self) -> &[Controller] {
+        &self.controllers
+    }
+
+    /// The parent: where processes go when a session ends.
+    pub(crate) fn outside(&self) -> &Path {
+        &self.outside
+    }
+
+    pub(crate) fn partial_scheduler(&self) -> bool {
+        self.partial_scheduler.load(Ordering::Relaxed)
+    }
+
+    /// We hold the lock, so sessions below the root have lost their owner. Cgroups that agentcg did
+    /// not make are left alone.
+    fn remove_leftovers(&self) -> Result<()> {
+        let mut left = Vec::new();
+        for child in self.cgroup.children()? {
+            if cgroup::has_attribute(&child, MADE)? {
+                left.push(child);
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(
+            "removing {} cgroups that a killed process left in {}",
+            left.len(),
+            self.cgroup.path().display()
+        );
+        let origins = Origins::default();
+        for child in &left {
+            child.walk(&mut |c| {
+                if c.events()?.frozen {
+                    c.freeze(false)?;
+                }
+                origins.evacuate(c, &self.outside)
+            })?;
+            child.remove_tree()?;
+        }
+        Ok(())
+    }
+
+    /// From the mount down to the root, every level must hand the controllers on. Levels that are
+    /// not ours to write (a delegated subtree) are taken as they are.
+    fn enable_controllers(&mut self, mount: &Path) -> Result<()> {
+        for level in self.levels(mount)? {
+            let on = level.subtree_control()?;
+            let wanted: Vec<_> = level
+                .controllers()?
+                .into_iter()
+                .filter(|c| Controller::USED.contains(c) && !on.contains(c))
+                .collect();
+            for c in wanted {
+                // Noted first: after a crash in between, switching it off is harmless.
+                let mut noted = enabled_by_us(&level)?;
+                noted.push(c);
+                let names: Vec<_> = noted.iter().map(|c| c.name()).collect();
+                let done = cgroup::set_attribute(&level, ENABLED, names.join(" ").as_bytes())
+                    .and_then(|()| level.enable(&[c]));
+                match done {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == ErrorKind::PermissionDenied => break,
+                    Err(e) => tracing::warn!("no {c} controller: {e}"),
+                }
+            }
+        }
+        self.controllers = self.cgroup.subtree_control()?;
+        Ok(())
+    }
+
+    /// The cgroups from the mount point down to the root, both included.
+    fn levels(&self, mount: &Path) -> Result<Vec<Cgroup>> {
+        let mut paths: Vec<_> = self
+            .cgroup
+            .path()
+            .ancestors()
+            .take_while(|p| p.starts_with(mount))
+            .collect();
+        paths.reverse();
+        paths.into_iter().map(Cgroup::open).collect()
+    }
+
+    fn release(&self) -> Result<()> {
+        let made = cgroup::has_attribute(&self.cgroup, MADE)?;
+        for level in self.levels(&mount_point()?)?.iter().rev() {
+            let ours = level.path() == self.cgroup.path();
+            // Other cgroups there may rely on the controllers by now: then they stay on.
+            let others = level.children()?.len() > usize::from(!ours);
+            let enabled = enabled_by_us(level)?;
+            if enabled.is_empty() || others {
+                continue;
+            }
+            for c in enabled {
+                level.write("cgroup.subtree_control", &format!("-{c}"))?;
+            }
+            cgroup::remove_attribute(level, ENABLED)?;
+        }
+        if made { self.cgroup.remove() } else { Ok(()) }
+    }
+}
+
+fn enabled_by_us(level: &Cgroup) -> Result<Vec<Controller>> {
+    if !cgroup::has_attribute(level, ENABLED)? {
+        return Ok(Vec::new());
+    }
+    let names = cgroup::attribute_value(level, ENABLED)?;
+    Ok(Controller::list(&String::from_utf8_lossy(&names)))
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Err(e) = self.release() {
+            tracing::warn!("the root {} stays: {e}", self.cgroup.path().display());
+        }
+    }
+}

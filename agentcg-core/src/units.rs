@@ -1,0 +1,87 @@
+//! The two kinds of quantity that users write: sizes and durations.
+
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// Parses a size in bytes: a number with an optional fraction and an optional `K`, `M`, `G` or `T`
+/// (powers of 1024; `KiB` and `KB` mean the same).
+///
+/// ```
+/// assert_eq!(agentcg_core::parse_size("1.5M")?, 1_572_864);
+/// assert!(agentcg_core::parse_size("12Q").is_err());
+/// # Ok::<(), agentcg_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the value.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let bad = |why: &str| Error::invalid("size", text, why);
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(bad("expected a number with an optional K, M or G"));
+    }
+    parse_size::Config::new()
+        .with_binary()
+        .parse_size(text)
+        .map_err(|e| {
+            bad(&format!(
+                "{e}; expected a number with an optional K, M or G"
+            ))
+        })
+}
+
+/// Parses a duration: numbers with units, `500ms`, `30s`, `5m`, `1h 30m`.
+///
+/// ```
+/// # use std::time::Duration;
+/// assert_eq!(agentcg_core::parse_duration("500ms")?, Duration::from_millis(500));
+/// assert!(agentcg_core::parse_duration("5").is_err()); // five what?
+/// # Ok::<(), agentcg_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the value.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    humantime::parse_duration(text)
+        .map_err(|e| Error::invalid("duration", text, format!("{e}; try 500ms, 30s or 5m")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(parse_size("4096").unwrap(), 4096);
+        assert_eq!(parse_size("2K").unwrap(), 2048);
+        assert_eq!(parse_size("0.5G").unwrap(), 512 << 20);
+        for bad in [
+            "",
+            "-1",
+            "1.5.2M",
+            "M",
+            "12Q",
+            "1e999",
+            "99999999999999T",
+            "+1",
+            " 1",
+        ] {
+            let e = parse_size(bad).expect_err(bad);
+            assert!(e.to_string().contains(bad), "{e}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = parse_size(&text);
+            let _ = parse_duration(&text);
+        }
+
+        #[test]
+        fn whole_numbers_are_bytes(n in 0u64..1 << 53) {
+            prop_assert_eq!(parse_size(&n.to_string()).unwrap(), n);
+        }
+    }
+}
