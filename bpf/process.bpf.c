@@ -24,6 +24,14 @@ struct {
 	__uint(max_entries, 8 << 20);
 } events SEC(".maps");
 
+/* The command names to track, padded with NULs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, char[COMM_LEN]);
+	__type(value, u8);
+} commands SEC(".maps");
+
 /* The cgroups (with everything below them) and the pids to track. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -61,22 +69,28 @@ static bool is_tracked(struct task_struct *leader)
 	return s && s->tracked;
 }
 
-/* "python" matches python, python3 and python3.11: the name, then digits and dots only. */
-static bool command_matches(const char *comm, const volatile char *command)
+/*
+ * "python" matches python, python3 and python3.11: the name, then digits and dots only. So take
+ * these off the end, one by one, and look up what is left.
+ */
+static bool command_matches(struct task_struct *task)
 {
-	bool ended = false;
+	char comm[COMM_LEN] = {};
 
-	for (int i = 0; i < COMM_LEN; i++) {
-		char have = comm[i], want = ended ? 0 : command[i];
+	if (!cfg.nr_commands)
+		return false;
+	BPF_CORE_READ_INTO(&comm, task, comm);
+	for (int i = COMM_LEN - 1; i >= 0; i--) {
+		char last = comm[i];
 
-		if (!want)
-			ended = true;
-		if (!have)
-			return ended;
-		if (ended ? !((have >= '0' && have <= '9') || have == '.') : have != want)
+		if (last && bpf_map_lookup_elem(&commands, comm))
+			return true;
+		if (last && !((last >= '0' && last <= '9') || last == '.'))
 			return false;
+		/* Also where it is zero already, so that the verifier sees one state, not 2^16. */
+		*(volatile char *)&comm[i] = 0;
 	}
-	return true;
+	return false;
 }
 
 static bool cgroup_matches(struct task_struct *task)
@@ -100,20 +114,24 @@ static bool cgroup_matches(struct task_struct *task)
 	return false;
 }
 
-static bool matches(struct task_struct *task)
+/*
+ * A global function, which the verifier checks once and not at every call; such a function takes no
+ * kernel pointer, but what it does with the task is to read it, and an address is enough for that.
+ */
+__noinline bool matches_at(u64 address)
 {
+	struct task_struct *task = (void *)address;
 	u64 pid = BPF_CORE_READ(task, tgid);
-	char comm[COMM_LEN];
 
 	if (cfg.nr_pids && bpf_map_lookup_elem(&pids, &pid))
 		return true;
-	if (cfg.nr_commands) {
-		BPF_CORE_READ_INTO(&comm, task, comm);
-		for (int i = 0; i < MAX_COMMANDS && i < cfg.nr_commands; i++)
-			if (command_matches(comm, cfg.commands[i]))
-				return true;
-	}
-	return cgroup_matches(task);
+	return command_matches(task) || cgroup_matches(task);
+}
+
+static bool matches(struct task_struct *leader)
+{
+	/* A leader leads itself; read from memory, its address is a plain number. */
+	return matches_at((u64)BPF_CORE_READ(leader, group_leader));
 }
 
 /* Tracks the process if it matches now; once tracked, always tracked. */

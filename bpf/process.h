@@ -12,7 +12,6 @@ typedef unsigned long long u64;
 
 enum process_limits {
 	COMM_LEN = 16,
-	MAX_COMMANDS = 32,
 	/* Most paths and argument lists fit the small record; the rest pay for the large one. */
 	SMALL_PATH = 256,
 	SMALL_ARGS = 512,
@@ -80,10 +79,9 @@ struct process_config {
 	u32 nr_commands;
 	u32 nr_cgroups;
 	u32 nr_pids;
-	u32 kinds; /* a bit, 1 << enum record_kind, for each that is wanted */
+	u32 kinds;  /* a bit, 1 << enum record_kind, for each that is wanted */
 	u32 reader; /* whose own opens are left out, or each event would cause more */
 	u64 min_duration_ns;
-	char commands[MAX_COMMANDS][COMM_LEN];
 };
 
 /* Events that could not be delivered, by reason. */

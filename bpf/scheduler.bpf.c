@@ -380,13 +380,10 @@ s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_tas
 static int remember_cgroup(struct cgroup *cgrp, u32 weight)
 {
 	struct sched_cgroup new = {.weight = weight};
-	struct cgroup *parent = NULL;
 	u64 id = cgrp->kn->id;
 
-	if (cgrp->level > 0 && cgrp->level < MAX_DEPTH) {
-		bpf_core_read(&parent, sizeof(parent), &cgrp->ancestors[cgrp->level - 1]);
-		new.parent = BPF_CORE_READ(parent, kn, id);
-	}
+	/* The root has no parent, and reading through the null pointer gives 0. */
+	new.parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
 	new.finish = vtime_now;
 	return bpf_map_update_elem(&sched_cgroups, &id, &new, BPF_ANY);
 }

@@ -29,11 +29,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         out.line(&text(&found))?;
     }
     out.flush()?;
-    Ok(if found.can_run_and_measure() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if found.can_run_and_measure() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn text(found: &Capabilities) -> String {
@@ -55,11 +51,7 @@ fn text(found: &Capabilities) -> String {
         name(b.scheduler),
         b.memory.map_or("none".into(), name),
         if b.events { "BPF" } else { "none" },
-        if found.can_run_and_measure() {
-            "yes"
-        } else {
-            "no"
-        },
+        if found.can_run_and_measure() { "yes" } else { "no" },
     )
 }
 

@@ -21,11 +21,7 @@ impl Output {
     /// # Errors
     /// Those of writing, but for `EPIPE`.
     pub fn line(&mut self, text: &str) -> io::Result<bool> {
-        still_read(
-            self.0
-                .write_all(text.as_bytes())
-                .and_then(|()| self.0.write_all(b"\n")),
-        )
+        still_read(self.0.write_all(text.as_bytes()).and_then(|()| self.0.write_all(b"\n")))
     }
 
     /// Passes on what is buffered. False: nobody reads any more.

@@ -71,10 +71,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         going = going && out.flush()? && !signals.wait(&[stream.as_fd()], None)?;
     }
     out.flush()?;
-    eprintln!(
-        "agentcg: {} events, {} dropped",
-        counts.events, counts.dropped
-    );
+    eprintln!("agentcg: {} events, {} dropped", counts.events, counts.dropped);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -55,10 +55,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mount = mount_point()?;
     let root = args.root.clone().unwrap_or_else(|| mount.join("agentcg"));
     let scheduler = Scheduler::attach(&config, root.exists().then_some(root.as_path()))?;
-    eprintln!(
-        "agentcg: scheduler attached, slice {} µs; Ctrl-C detaches it",
-        args.slice
-    );
+    eprintln!("agentcg: scheduler attached, slice {} µs; Ctrl-C detaches it", args.slice);
 
     let top = Cgroup::open(&mount)?;
     let mut out = Output::default();
@@ -71,10 +68,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             break;
         }
         if let Some(exit) = scheduler.exited() {
-            anyhow::ensure!(
-                !exit.kind.is_error(),
-                "the kernel detached the scheduler: {exit}"
-            );
+            anyhow::ensure!(!exit.kind.is_error(), "the kernel detached the scheduler: {exit}");
             eprintln!("agentcg: the scheduler left: {exit}");
             return Ok(ExitCode::FAILURE);
         }
@@ -115,11 +109,7 @@ fn table(
     let mut used: Vec<_> = now
         .iter()
         .map(|(path, r)| {
-            (
-                r.run_ns - before.get(path).map_or(0, |b| b.run_ns).min(r.run_ns),
-                r,
-                path,
-            )
+            (r.run_ns - before.get(path).map_or(0, |b| b.run_ns).min(r.run_ns), r, path)
         })
         .filter(|(ns, ..)| *ns > 0)
         .collect();
@@ -131,12 +121,7 @@ fn table(
     );
     for (ns, r, path) in used.into_iter().take(SHOWN) {
         let cpus = ns as f64 / elapsed.as_nanos() as f64;
-        text += &format!(
-            "\n{cpus:6.2}  {:6}  {:8}  {}",
-            r.weight,
-            r.nr_runnable,
-            path.display()
-        );
+        text += &format!("\n{cpus:6.2}  {:6}  {:8}  {}", r.weight, r.nr_runnable, path.display());
     }
     text
 }

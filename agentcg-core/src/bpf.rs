@@ -13,12 +13,7 @@ use crate::{Error, ErrorKind};
 macro_rules! generated {
     ($name:ident, $intf:literal, $skel:literal) => {
         #[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
-        #[allow(
-            non_camel_case_types,
-            non_upper_case_globals,
-            non_snake_case,
-            dead_code
-        )]
+        #[allow(non_camel_case_types, non_upper_case_globals, non_snake_case, dead_code)]
         #[allow(rust_2018_idioms, unsafe_op_in_unsafe_fn, unused)]
         pub(crate) mod $name {
             pub(crate) mod intf {
@@ -90,15 +85,11 @@ pub(crate) fn route_log() {
 pub(crate) fn error(what: &'static str, e: impl std::fmt::Display, errno: Option<i32>) -> Error {
     let warnings = LAST_WARNINGS.with_borrow_mut(std::mem::take);
     let mut detail = e.to_string();
-    if let Some(last) = warnings.last() {
-        detail = format!("{detail} ({last})");
+    if let Some(first) = warnings.first() {
+        detail = format!("{detail} ({first})");
     }
     let denied = matches!(errno, Some(1 | 13));
-    let kind = if denied {
-        ErrorKind::PermissionDenied
-    } else {
-        ErrorKind::Bpf
-    };
+    let kind = if denied { ErrorKind::PermissionDenied } else { ErrorKind::Bpf };
     let error = Error::new(kind, what).detail(detail);
     if denied {
         error.or_help(

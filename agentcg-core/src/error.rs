@@ -106,10 +106,7 @@ impl Error {
 
     /// A value that is not valid: `invalid("size", "12Q", "expected bytes or a number with K, M or G")`.
     pub(crate) fn invalid(what: &str, value: impl std::fmt::Debug, why: impl AsRef<str>) -> Self {
-        Self::new(
-            ErrorKind::InvalidInput,
-            format!("invalid {what} {value:?}: {}", why.as_ref()),
-        )
+        Self::new(ErrorKind::InvalidInput, format!("invalid {what} {value:?}: {}", why.as_ref()))
     }
 
     /// Something this kernel cannot do; `help` says how to get it.

@@ -45,10 +45,7 @@ impl RuntimeBuilder {
             None => mount_point()?.join("agentcg"),
         };
         let root = Arc::new(Root::take(&path)?);
-        Ok(Runtime {
-            root,
-            origins: Arc::default(),
-        })
+        Ok(Runtime { root, origins: Arc::default() })
     }
 }
 
@@ -120,9 +117,7 @@ impl Runtime {
     pub fn start_scheduler(&self, config: SchedulerConfig) -> Result<Scheduler> {
         let scheduler = Scheduler::attach(&config, Some(self.root().path()))?;
         let partial = config.scope == SchedulerScope::Agents;
-        self.root
-            .partial_scheduler
-            .store(partial, Ordering::Relaxed);
+        self.root.partial_scheduler.store(partial, Ordering::Relaxed);
         Ok(scheduler)
     }
 
@@ -283,12 +278,8 @@ impl Root {
 
     /// The cgroups from the mount point down to the root, both included.
     fn levels(&self, mount: &Path) -> Result<Vec<Cgroup>> {
-        let mut paths: Vec<_> = self
-            .cgroup
-            .path()
-            .ancestors()
-            .take_while(|p| p.starts_with(mount))
-            .collect();
+        let mut paths: Vec<_> =
+            self.cgroup.path().ancestors().take_while(|p| p.starts_with(mount)).collect();
         paths.reverse();
         paths.into_iter().map(Cgroup::open).collect()
     }

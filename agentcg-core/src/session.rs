@@ -42,11 +42,7 @@ impl std::str::FromStr for Priority {
             "high" => Ok(Self::High),
             "normal" => Ok(Self::Normal),
             "low" => Ok(Self::Low),
-            _ => Err(Error::invalid(
-                "priority",
-                s,
-                "expected high, normal or low",
-            )),
+            _ => Err(Error::invalid("priority", s, "expected high, normal or low")),
         }
     }
 }
@@ -95,8 +91,7 @@ impl SessionConfig {
     /// Refuses what cannot be before anything is made.
     pub(crate) fn check(&self) -> Result<()> {
         self.cpu_weight.map_or(Ok(()), cgroup::check_weight)?;
-        self.cpu_max
-            .map_or(Ok(()), |c| CpuMax::from_cores(c).map(drop))
+        self.cpu_max.map_or(Ok(()), |c| CpuMax::from_cores(c).map(drop))
     }
 
     /// Writes the limits. An asked-for limit whose controller is missing is an error; the weight
@@ -125,11 +120,8 @@ impl SessionConfig {
         }
         for (file, limit) in self.limits() {
             let Some(limit) = limit else { continue };
-            let controller = if file == LimitFile::PidsMax {
-                Controller::Pids
-            } else {
-                Controller::Memory
-            };
+            let controller =
+                if file == LimitFile::PidsMax { Controller::Pids } else { Controller::Memory };
             need(controller, file.name())?;
             cgroup.set_limit(file, limit)?;
         }
@@ -175,11 +167,8 @@ impl Origins {
                 }
             }
         }
-        Err(Error::new(
-            ErrorKind::Busy,
-            "processes fork faster than they can be moved out of",
-        )
-        .at(cgroup.path()))
+        Err(Error::new(ErrorKind::Busy, "processes fork faster than they can be moved out of")
+            .at(cgroup.path()))
     }
 }
 
@@ -223,18 +212,10 @@ impl Session {
     ) -> Result<Self> {
         config.check()?;
         let cgroup = root.cgroup().create_child(&name)?;
-        let session = Self {
-            name,
-            cgroup,
-            config,
-            origins,
-            root,
-        };
+        let session = Self { name, cgroup, config, origins, root };
         // From here on dropping the session removes the cgroup.
         cgroup::set_attribute(&session.cgroup, crate::runtime::MADE, b"1")?;
-        session
-            .config
-            .apply(&session.cgroup, session.root.controllers())?;
+        session.config.apply(&session.cgroup, session.root.controllers())?;
         Ok(session)
     }
 
@@ -283,11 +264,7 @@ impl Session {
             cpu: self.cgroup.cpu_stat()?,
             memory_current_bytes: self.cgroup.memory_current().ok(),
             memory_peak_bytes: self.cgroup.memory_peak().ok(),
-            memory_stall_us: self
-                .cgroup
-                .memory_pressure()
-                .ok()
-                .map(|p| p.some.total_usec),
+            memory_stall_us: self.cgroup.memory_pressure().ok().map(|p| p.some.total_usec),
             memory_events: self.cgroup.memory_events().ok(),
         })
     }
@@ -296,10 +273,8 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let outside = self.root.outside();
-        let done = self
-            .origins
-            .evacuate(&self.cgroup, outside)
-            .and_then(|()| self.cgroup.remove_tree());
+        let done =
+            self.origins.evacuate(&self.cgroup, outside).and_then(|()| self.cgroup.remove_tree());
         if let Err(e) = done {
             tracing::warn!("session {} stays: {e}", self.name);
         }

@@ -23,11 +23,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
     parse_size::Config::new()
         .with_binary()
         .parse_size(text)
-        .map_err(|e| {
-            bad(&format!(
-                "{e}; expected a number with an optional K, M or G"
-            ))
-        })
+        .map_err(|e| bad(&format!("{e}; expected a number with an optional K, M or G")))
 }
 
 /// Parses a duration: numbers with units, `500ms`, `30s`, `5m`, `1h 30m`.
@@ -56,17 +52,7 @@ mod tests {
         assert_eq!(parse_size("4096").unwrap(), 4096);
         assert_eq!(parse_size("2K").unwrap(), 2048);
         assert_eq!(parse_size("0.5G").unwrap(), 512 << 20);
-        for bad in [
-            "",
-            "-1",
-            "1.5.2M",
-            "M",
-            "12Q",
-            "1e999",
-            "99999999999999T",
-            "+1",
-            " 1",
-        ] {
+        for bad in ["", "-1", "1.5.2M", "M", "12Q", "1e999", "99999999999999T", "+1", " 1"] {
             let e = parse_size(bad).expect_err(bad);
             assert!(e.to_string().contains(bad), "{e}");
         }

@@ -102,10 +102,7 @@ impl Plan {
         let mut sessions: Vec<(String, SessionConfig)> = Vec::new();
         for entry in file.session {
             let name = entry.name.clone();
-            ensure!(
-                sessions.iter().all(|(n, _)| *n != name),
-                "session {name:?} is there twice"
-            );
+            ensure!(sessions.iter().all(|(n, _)| *n != name), "session {name:?} is there twice");
             sessions.push((name, entry.config()?));
         }
         for (name, priority) in [(HIGH, Priority::High), (LOW, Priority::Low)] {
@@ -115,17 +112,11 @@ impl Plan {
                 sessions.push((name.into(), config));
             }
         }
-        let commands = args
-            .commands
-            .clone()
-            .unwrap_or_else(|| COMMANDS.map(String::from).into());
+        let commands = args.commands.clone().unwrap_or_else(|| COMMANDS.map(String::from).into());
         let defaults = commands
             .into_iter()
             .filter(|c| !c.is_empty())
-            .map(|command| Rule {
-                command,
-                session: HIGH.into(),
-            });
+            .map(|command| Rule { command, session: HIGH.into() });
         let rules: Vec<_> = file.rule.into_iter().chain(defaults).collect();
         for rule in &rules {
             ensure!(
@@ -140,10 +131,7 @@ impl Plan {
 
     /// The session that a new process of this command goes to.
     pub fn session_for(&self, command: &str) -> Option<&str> {
-        self.rules
-            .iter()
-            .find(|r| command_matches(command, &r.command))
-            .map(|r| &*r.session)
+        self.rules.iter().find(|r| command_matches(command, &r.command)).map(|r| &*r.session)
     }
 }
 
@@ -186,11 +174,7 @@ mod tests {
     fn plan(toml: &str) -> Result<Plan> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), toml).unwrap();
-        Plan::new(&Args::parse_from([
-            "agentcgroupd",
-            "--config",
-            file.path().to_str().unwrap(),
-        ]))
+        Plan::new(&Args::parse_from(["agentcgroupd", "--config", file.path().to_str().unwrap()]))
     }
 
     #[test]
@@ -212,10 +196,7 @@ mod tests {
             ("[[rule]]\ncommand = \"x\"\nsession = \"nope\"\n", "nope"),
             ("[[session]]\nname = \"a\"\nmemory_max = \"12Q\"\n", "12Q"),
             ("[[session]]\nname = \"a\"\ncolour = 1\n", "colour"),
-            (
-                "[[session]]\nname = \"a\"\n[[session]]\nname = \"a\"\n",
-                "twice",
-            ),
+            ("[[session]]\nname = \"a\"\n[[session]]\nname = \"a\"\n", "twice"),
         ] {
             let e = format!("{:#}", plan(toml).unwrap_err());
             assert!(e.contains(word), "{e}");

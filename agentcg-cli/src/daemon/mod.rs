@@ -58,51 +58,26 @@ impl Daemon {
         let mut sessions = Vec::new();
         for (name, config) in &plan.sessions {
             let session = runtime.session(name, config.clone())?;
-            tracing::info!(
-                "session {} ({:?} priority)",
-                session.path().display(),
-                config.priority
-            );
+            tracing::info!("session {} ({:?} priority)", session.path().display(), config.priority);
             sessions.push((session, 0));
         }
         let controllers: Vec<_> = runtime.controllers().iter().map(|c| c.name()).collect();
         tracing::info!(
             "controllers: {}",
-            if controllers.is_empty() {
-                "none".into()
-            } else {
-                controllers.join(" ")
-            }
+            if controllers.is_empty() { "none".into() } else { controllers.join(" ") }
         );
 
         let scheduler = (!args.no_scheduler)
-            .then(|| {
-                part(
-                    "scheduler",
-                    runtime.start_scheduler(SchedulerConfig::default()),
-                )
-            })
+            .then(|| part("scheduler", runtime.start_scheduler(SchedulerConfig::default())))
             .flatten();
         let memory = (!args.no_memcg)
-            .then(|| {
-                part(
-                    "memory protection",
-                    runtime.attach_memcg_ops(memcg_config(&sessions)),
-                )
-            })
+            .then(|| part("memory protection", runtime.attach_memcg_ops(memcg_config(&sessions))))
             .flatten();
         let stream = part("process events", runtime.subscribe(event_filter(&plan)));
         if stream.is_none() {
             tracing::warn!("processes are not moved into sessions by themselves");
         }
-        Ok(Self {
-            stream,
-            memory,
-            scheduler,
-            sessions,
-            runtime,
-            plan,
-        })
+        Ok(Self { stream, memory, scheduler, sessions, runtime, plan })
     }
 
     fn serve(&mut self, signals: &mut Signals) -> Result<()> {
@@ -183,11 +158,7 @@ fn part<T>(name: &str, result: agentcg_core::Result<T>) -> Option<T> {
 fn memcg_config(sessions: &[(Session, u64)]) -> MemcgConfig {
     let paths = |priority| {
         let of = move |(s, _): &&(Session, u64)| s.priority() == priority;
-        sessions
-            .iter()
-            .filter(of)
-            .map(|(s, _)| s.path().to_path_buf())
-            .collect()
+        sessions.iter().filter(of).map(|(s, _)| s.path().to_path_buf()).collect()
     };
     let mut config = MemcgConfig::default();
     config.high = paths(Priority::High);

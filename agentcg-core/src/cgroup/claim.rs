@@ -29,10 +29,7 @@ impl Claim {
     pub(crate) fn take(cgroup: Cgroup) -> Result<Self> {
         let lock = lock(&cgroup, Lock::Values)?;
         restore(&cgroup)?;
-        Ok(Self {
-            cgroup,
-            _lock: lock,
-        })
+        Ok(Self { cgroup, _lock: lock })
     }
 
     pub(crate) fn cgroup(&self) -> &Cgroup {
@@ -91,12 +88,11 @@ pub(crate) fn lock(cgroup: &Cgroup, lock: Lock) -> Result<OwnedFd> {
     let fd = cgroup.open_file(file, flags)?;
     match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(fd),
-        Err(Errno::AGAIN) => Err(Error::new(
-            ErrorKind::Busy,
-            "another agentcg process controls the cgroup",
-        )
-        .at(cgroup.path())
-        .or_help("stop it, or choose another cgroup")),
+        Err(Errno::AGAIN) => {
+            Err(Error::new(ErrorKind::Busy, "another agentcg process controls the cgroup")
+                .at(cgroup.path())
+                .or_help("stop it, or choose another cgroup"))
+        }
         Err(e) => Err(Error::os("lock", cgroup.path(), e)),
     }
 }

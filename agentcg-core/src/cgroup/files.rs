@@ -115,12 +115,8 @@ pub enum Controller {
 
 impl Controller {
     /// The controllers that agentcg uses, as a session needs them.
-    pub const USED: [Controller; 4] = [
-        Controller::Cpu,
-        Controller::Memory,
-        Controller::Pids,
-        Controller::Io,
-    ];
+    pub const USED: [Controller; 4] =
+        [Controller::Cpu, Controller::Memory, Controller::Pids, Controller::Io];
 
     /// The kernel's name.
     pub fn name(self) -> &'static str {
@@ -152,8 +148,7 @@ impl fmt::Display for Controller {
 
 /// The value of `key` in a flat-keyed file (`key value` lines).
 fn flat(text: &str, key: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// `cpu.stat`: what the group and its descendants used. Times in µs.
@@ -237,9 +232,7 @@ impl Pressure {
         let line = |kind: &str| {
             let fields = text.lines().find_map(|l| l.strip_prefix(kind))?;
             let field = |key: &str| {
-                fields
-                    .split_whitespace()
-                    .find_map(|f| f.strip_prefix(key)?.strip_prefix('='))
+                fields.split_whitespace().find_map(|f| f.strip_prefix(key)?.strip_prefix('='))
             };
             Some(Stall {
                 avg10: field("avg10")?.parse().ok()?,
@@ -248,10 +241,7 @@ impl Pressure {
                 total_usec: field("total")?.parse().ok()?,
             })
         };
-        Some(Self {
-            some: line("some")?,
-            full: line("full"),
-        })
+        Some(Self { some: line("some")?, full: line("full") })
     }
 }
 
@@ -294,16 +284,9 @@ impl CpuMax {
     /// than the kernel's smallest quota of 1 ms in 100 ms (0.01 cores).
     pub fn from_cores(cores: f64) -> Result<Self> {
         if !(0.01..=1e5).contains(&cores) {
-            return Err(Error::invalid(
-                "number of cores",
-                cores,
-                "expected 0.01 or more",
-            ));
+            return Err(Error::invalid("number of cores", cores, "expected 0.01 or more"));
         }
-        Ok(Self {
-            quota: Some(Self::PERIOD.mul_f64(cores)),
-            period: Self::PERIOD,
-        })
+        Ok(Self { quota: Some(Self::PERIOD.mul_f64(cores)), period: Self::PERIOD })
     }
 }
 
@@ -357,10 +340,7 @@ mod tests {
 
     #[test]
     fn cpu_max_in_the_kernels_words() {
-        assert_eq!(
-            CpuMax::from_cores(1.5).unwrap().to_string(),
-            "150000 100000"
-        );
+        assert_eq!(CpuMax::from_cores(1.5).unwrap().to_string(), "150000 100000");
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(CpuMax::from_cores(bad).is_err());
         }
@@ -368,10 +348,7 @@ mod tests {
 
     #[test]
     fn unknown_controllers_are_left_out() {
-        assert_eq!(
-            Controller::list("cpuset cpu io memory hugetlb pids rdma misc dmem\n").len(),
-            5
-        );
+        assert_eq!(Controller::list("cpuset cpu io memory hugetlb pids rdma misc dmem\n").len(), 5);
         assert_eq!(Controller::list("hugetlb\n"), []);
     }
 }

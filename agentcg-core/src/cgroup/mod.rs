@@ -83,9 +83,7 @@ impl Cgroup {
     /// # Errors
     /// Those of `fstat`.
     pub fn id(&self) -> Result<u64> {
-        fs::fstat(&self.dir)
-            .map(|s| s.st_ino)
-            .map_err(|e| Error::os("stat", &self.path, e))
+        fs::fstat(&self.dir).map(|s| s.st_ino).map_err(|e| Error::os("stat", &self.path, e))
     }
 
     /// Opens a child.
@@ -236,9 +234,7 @@ impl Cgroup {
     fn parsed<T>(&self, file: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
         let text = self.read(file)?;
         parse(&text).ok_or_else(|| {
-            Error::new(ErrorKind::Os, "unexpected content of")
-                .at(self.path.join(file))
-                .detail(text)
+            Error::new(ErrorKind::Os, "unexpected content of").at(self.path.join(file)).detail(text)
         })
     }
 
@@ -355,14 +351,13 @@ impl Cgroup {
     /// `Busy` when the cgroup itself holds processes (the no-internal-process rule).
     pub fn enable(&self, controllers: &[Controller]) -> Result<()> {
         for c in controllers {
-            self.write("cgroup.subtree_control", &format!("+{c}"))
-                .map_err(|e| {
-                    if e.kind() == ErrorKind::Busy {
-                        e.or_help("the cgroup holds processes itself; move them into a child of it")
-                    } else {
-                        e
-                    }
-                })?;
+            self.write("cgroup.subtree_control", &format!("+{c}")).map_err(|e| {
+                if e.kind() == ErrorKind::Busy {
+                    e.or_help("the cgroup holds processes itself; move them into a child of it")
+                } else {
+                    e
+                }
+            })?;
         }
         Ok(())
     }
@@ -374,9 +369,7 @@ impl Cgroup {
     /// # Errors
     /// Those of [`read`](Self::read).
     pub fn procs(&self) -> Result<Vec<i32>> {
-        self.parsed("cgroup.procs", |t| {
-            t.lines().map(|l| l.parse().ok()).collect()
-        })
+        self.parsed("cgroup.procs", |t| t.lines().map(|l| l.parse().ok()).collect())
     }
 
     /// Moves a process, all its threads, into this cgroup. What it has already charged stays where
@@ -389,11 +382,10 @@ impl Cgroup {
         if pid <= 0 {
             return Err(Error::invalid("pid", pid, "expected a positive number"));
         }
-        self.write("cgroup.procs", &pid.to_string())
-            .map_err(|e| match e.kind() {
-                ErrorKind::NotFound => e.or_help(format!("process {pid} does not exist")),
-                _ => e,
-            })
+        self.write("cgroup.procs", &pid.to_string()).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => e.or_help(format!("process {pid} does not exist")),
+            _ => e,
+        })
     }
 
     /// Kills every process in it and below, with no way to escape by forking: `cgroup.kill`

@@ -51,11 +51,7 @@ pub fn path_of(pid: i32) -> Result<PathBuf> {
         .find_map(|l| l.strip_prefix("0::/"))
         .ok_or_else(|| Error::new(ErrorKind::Os, "no cgroup v2 line in").at(&file))?;
     let mount = mount_point()?;
-    Ok(if inside.is_empty() {
-        mount
-    } else {
-        mount.join(Path::new(inside))
-    })
+    Ok(if inside.is_empty() { mount } else { mount.join(Path::new(inside)) })
 }
 
 #[cfg(test)]
@@ -70,13 +66,7 @@ mod tests {
 25 24 0:23 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
 34 24 0:32 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate
 ";
-        assert_eq!(
-            mount_in(hybrid).unwrap(),
-            Path::new("/sys/fs/cgroup/unified")
-        );
-        assert_eq!(
-            mount_in("24 21 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"),
-            None
-        );
+        assert_eq!(mount_in(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_in("24 21 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"), None);
     }
 }

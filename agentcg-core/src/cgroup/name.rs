@@ -18,9 +18,8 @@ pub struct CgroupName(String);
 
 /// A file of a controller and a child cgroup share one directory: `mkdir cpu.max` fails with EEXIST,
 /// and a name that a later controller takes would break then.
-const KERNEL_PREFIXES: [&str; 10] = [
-    "cgroup.", "cpu.", "cpuset.", "hugetlb.", "io.", "irq.", "memory.", "misc.", "pids.", "rdma.",
-];
+const KERNEL_PREFIXES: [&str; 10] =
+    ["cgroup.", "cpu.", "cpuset.", "hugetlb.", "io.", "irq.", "memory.", "misc.", "pids.", "rdma."];
 
 impl CgroupName {
     /// The longest name, in bytes.

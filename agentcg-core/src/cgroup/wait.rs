@@ -41,10 +41,7 @@ impl Cgroup {
                 Err(e) => return Err(Error::os("read", self.path().join("cgroup.events"), e)),
             };
             let text = String::from_utf8_lossy(&buf[..n]);
-            let events = Events::parse(&text).unwrap_or(Events {
-                populated: false,
-                frozen: false,
-            });
+            let events = Events::parse(&text).unwrap_or(Events { populated: false, frozen: false });
             if done(&events) {
                 return Ok(true);
             }
@@ -52,10 +49,7 @@ impl Cgroup {
             if n == 0 || left.is_zero() {
                 return Ok(false);
             }
-            let wait = Timespec {
-                tv_sec: left.as_secs() as _,
-                tv_nsec: left.subsec_nanos() as _,
-            };
+            let wait = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
             match poll(&mut [PollFd::new(&fd, PollFlags::PRI)], Some(&wait)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::os("poll", self.path().join("cgroup.events"), e)),

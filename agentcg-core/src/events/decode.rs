@@ -69,10 +69,7 @@ pub(super) fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
         }
         intf::record_kind_RECORD_FORK => {
             let r: intf::record_fork = read(bytes)?;
-            Event::Fork(Fork {
-                origin,
-                child_pid: r.child_pid as i32,
-            })
+            Event::Fork(Fork { origin, child_pid: r.child_pid as i32 })
         }
         intf::record_kind_RECORD_FILE_OPEN => {
             let r: intf::record_file_open = read(bytes)?;
@@ -90,12 +87,7 @@ pub(super) fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
 }
 
 fn origin(h: &intf::record_header) -> Origin {
-    let comm: Vec<u8> = h
-        .comm
-        .iter()
-        .map(|c| *c as u8)
-        .take_while(|c| *c != 0)
-        .collect();
+    let comm: Vec<u8> = h.comm.iter().map(|c| *c as u8).take_while(|c| *c != 0).collect();
     Origin {
         timestamp: h.timestamp,
         pid: h.pid as i32,
@@ -118,11 +110,7 @@ fn split_args(args: &[u8]) -> Vec<OsString> {
     if args.is_empty() {
         return Vec::new();
     }
-    args.strip_suffix(b"\0")
-        .unwrap_or(args)
-        .split(|b| *b == 0)
-        .map(os)
-        .collect()
+    args.strip_suffix(b"\0").unwrap_or(args).split(|b| *b == 0).map(os).collect()
 }
 
 fn join(argv: &[OsString]) -> String {
@@ -176,9 +164,7 @@ mod tests {
         let args = b"a \"b\"\0\0new\nline\0\xff\xfe\0";
         let bytes = exec(b"/bin/\xf0x", args, args.len() as u32);
         let event = decode(&bytes, 4096).unwrap();
-        let Event::Exec(e) = &event else {
-            panic!("{event:?}")
-        };
+        let Event::Exec(e) = &event else { panic!("{event:?}") };
         assert_eq!(e.argv.len(), 4);
         assert_eq!(e.argv[1], "");
         assert_eq!(e.argv[3].as_bytes(), b"\xff\xfe");
@@ -206,15 +192,9 @@ mod tests {
             (0x0009, (None, Some(9), false)),
             (0x008b, (None, Some(11), true)),
         ] {
-            let mut r = intf::record_exit {
-                code,
-                maxrss_pages: 3,
-                ..zeroed()
-            };
+            let mut r = intf::record_exit { code, maxrss_pages: 3, ..zeroed() };
             r.h.kind = intf::record_kind_RECORD_EXIT;
-            let Event::Exit(e) = decode(&bytes_of(&r), 4096).unwrap() else {
-                panic!()
-            };
+            let Event::Exit(e) = decode(&bytes_of(&r), 4096).unwrap() else { panic!() };
             assert_eq!((e.exit_code, e.signal, e.core_dumped), want);
             assert_eq!(e.memory_peak_bytes, 12288);
         }

@@ -49,22 +49,16 @@ impl SyscallTracepoints {
     fn id(&self, name: &str) -> Result<Option<u64>> {
         let path = format!("{name}/id");
         let failed = |e: std::io::Error| Error::os("read the tracepoint id", &path, e);
-        let file = match openat(
-            &self.0,
-            &*path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
+        let file = match openat(&self.0, &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => std::fs::File::from(fd),
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(failed(e.into())),
         };
         let text = std::io::read_to_string(file).map_err(failed)?;
-        text.trim().parse().map(Some).map_err(|_| {
-            Error::new(ErrorKind::Os, "unexpected content of")
-                .at(&path)
-                .detail(text)
-        })
+        text.trim()
+            .parse()
+            .map(Some)
+            .map_err(|_| Error::new(ErrorKind::Os, "unexpected content of").at(&path).detail(text))
     }
 
     /// Attaches a program to a system call's tracepoint; `None` where there is no such call.
@@ -85,11 +79,7 @@ impl SyscallTracepoints {
 fn detached_tracefs() -> Result<OwnedFd, Errno> {
     let fs = rustix::mount::fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(fs.as_fd())?;
-    rustix::mount::fsmount(
-        fs.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 /// `struct perf_event_attr` in its first version (`PERF_ATTR_SIZE_VER0`): all a tracepoint needs.
@@ -113,16 +103,8 @@ fn open_tracepoint(id: u64) -> std::io::Result<OwnedFd> {
     };
     // SAFETY: perf_event_open(2) reads `size` bytes of `attr`, which lives through the call. The
     // event is opened on CPU 0 for all processes; a BPF program on it sees all CPUs.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            &attr,
-            -1,
-            0,
-            -1,
-            PERF_FLAG_FD_CLOEXEC,
-        )
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC) };
     if fd < 0 {
         return Err(std::io::Error::last_os_error());
     }

@@ -38,7 +38,7 @@ impl EventMode {
 pub struct EventFilter {
     /// Whose events; default all.
     pub mode: EventMode,
-    /// Command names, at most 15 bytes each and 32 of them. `python` also matches `python3` and
+    /// Command names, at most 15 bytes each. `python` also matches `python3` and
     /// `python3.11`: the name followed by digits and dots.
     pub commands: Vec<String>,
     /// Processes, by pid; with all their descendants.
@@ -61,12 +61,7 @@ impl Default for EventFilter {
             pids: Vec::new(),
             cgroups: Vec::new(),
             min_duration: Duration::ZERO,
-            kinds: vec![
-                EventKind::Exec,
-                EventKind::Exit,
-                EventKind::Fork,
-                EventKind::FileOpen,
-            ],
+            kinds: vec![EventKind::Exec, EventKind::Exit, EventKind::Fork, EventKind::FileOpen],
             buffer_bytes: 8 << 20,
         }
     }
@@ -75,7 +70,8 @@ impl Default for EventFilter {
 impl EventFilter {
     /// The longest command name that the kernel keeps.
     pub(super) const COMMAND_LEN: usize = 15;
-    pub(super) const MAX_COMMANDS: usize = 32;
+    /// As many as the kernel side has room for, of each sort of filter.
+    pub(super) const MAX_ENTRIES: usize = 1024;
 
     pub(super) fn check(&self) -> Result<()> {
         for c in &self.commands {
@@ -90,12 +86,14 @@ impl EventFilter {
             };
             return Err(Error::invalid("command", c, why));
         }
-        if self.commands.len() > Self::MAX_COMMANDS {
-            return Err(Error::invalid(
-                "number of commands",
-                self.commands.len(),
-                "at most 32",
-            ));
+        for (what, n) in [
+            ("number of commands", self.commands.len()),
+            ("number of pids", self.pids.len()),
+            ("number of cgroups", self.cgroups.len()),
+        ] {
+            if n > Self::MAX_ENTRIES {
+                return Err(Error::invalid(what, n, "at most 1024"));
+            }
         }
         if let Some(pid) = self.pids.iter().find(|p| **p <= 0) {
             return Err(Error::invalid("pid", pid, "expected a positive number"));

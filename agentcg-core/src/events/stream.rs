@@ -52,9 +52,7 @@ pub struct EventStream {
 
 impl std::fmt::Debug for EventStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventStream")
-            .field("missing", &self.missing)
-            .finish_non_exhaustive()
+        f.debug_struct("EventStream").field("missing", &self.missing).finish_non_exhaustive()
     }
 }
 
@@ -67,11 +65,8 @@ impl EventStream {
     /// cgroup or pid that does not exist.
     pub fn open(filter: &EventFilter, sessions_root: Option<&Path>) -> Result<Self> {
         filter.check()?;
-        let cgroups = filter
-            .cgroups
-            .iter()
-            .map(|p| Cgroup::open(p)?.id())
-            .collect::<Result<Vec<u64>>>()?;
+        let cgroups =
+            filter.cgroups.iter().map(|p| Cgroup::open(p)?.id()).collect::<Result<Vec<u64>>>()?;
         for pid in &filter.pids {
             // Says NotFound, with the path.
             path_of(*pid)?;
@@ -88,18 +83,9 @@ impl EventStream {
             .set_max_entries(filter.buffer_bytes.next_power_of_two())
             .map_err(libbpf("size the ring buffer"))?;
         let mut skel = open.load().map_err(libbpf("load the process monitor"))?;
-        for id in cgroups {
-            skel.maps
-                .cgroups
-                .update(&id.to_ne_bytes(), &[1], MapFlags::ANY)
-                .map_err(libbpf("tell the process monitor its cgroups"))?;
-        }
-        for pid in &filter.pids {
-            skel.maps
-                .pids
-                .update(&(*pid as u64).to_ne_bytes(), &[1], MapFlags::ANY)
-                .map_err(libbpf("tell the process monitor its pids"))?;
-        }
+        fill(&skel.maps.cgroups, cgroups.iter().map(|id| id.to_ne_bytes()))?;
+        fill(&skel.maps.pids, filter.pids.iter().map(|pid| (*pid as u64).to_ne_bytes()))?;
+        fill(&skel.maps.commands, filter.commands.iter().map(|c| padded(c)))?;
 
         let (links, missing) = attach(&mut skel, filter)?;
         let queue = Arc::new(Mutex::new(VecDeque::new()));
@@ -155,10 +141,8 @@ impl EventStream {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         // poll(2) takes 32 bits of ms in older kernels; an hour is as good as for ever in a loop.
         let timeout = timeout.min(Duration::from_secs(3600));
-        let spec = Timespec {
-            tv_sec: timeout.as_secs() as _,
-            tv_nsec: timeout.subsec_nanos() as _,
-        };
+        let spec =
+            Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
         match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&spec)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(Error::os("poll", "the event ring buffer", e)),
@@ -187,9 +171,7 @@ impl EventStream {
         let now = (bss.loss.ring_full, bss.loss.read_fault);
         let report = |count: u64, reason| {
             if count > 0 {
-                self.queue
-                    .lock()
-                    .push_back(Event::Dropped(Dropped { count, reason }));
+                self.queue.lock().push_back(Event::Dropped(Dropped { count, reason }));
             }
         };
         report(now.0 - self.seen_loss.0, DropReason::RingFull);
@@ -229,15 +211,22 @@ fn configure(open: &mut OpenProcessSkel<'_>, filter: &EventFilter, nr_cgroups: u
     cfg.nr_pids = filter.pids.len() as u32;
     cfg.reader = std::process::id();
     cfg.min_duration_ns = filter.min_duration.as_nanos().min(u64::MAX as u128) as u64;
-    cfg.kinds = filter
-        .kinds
-        .iter()
-        .fold(0, |bits, k| bits | 1 << record_kind(*k));
-    for (to, from) in cfg.commands.iter_mut().zip(&filter.commands) {
-        for (to, from) in to.iter_mut().zip(from.bytes()) {
-            *to = from as _;
-        }
+    cfg.kinds = filter.kinds.iter().fold(0, |bits, k| bits | 1 << record_kind(*k));
+}
+
+/// Puts the keys of a filter into its map.
+fn fill<const N: usize>(map: &impl MapCore, keys: impl Iterator<Item = [u8; N]>) -> Result<()> {
+    for key in keys {
+        map.update(&key, &[1], MapFlags::ANY)
+            .map_err(libbpf("tell the process monitor its filter"))?;
     }
+    Ok(())
+}
+
+fn padded(command: &str) -> [u8; intf::process_limits_COMM_LEN as usize] {
+    let mut key = [0; _];
+    key[..command.len()].copy_from_slice(command.as_bytes());
+    key
 }
 
 fn record_kind(kind: EventKind) -> u32 {
@@ -261,53 +250,28 @@ fn attach(
     let mut missing = Vec::new();
     // Before the iterator, so that no process falls between the two.
     if wants(EventKind::Fork) || tracks {
-        links.push(
-            skel.progs
-                .on_fork
-                .attach()
-                .map_err(libbpf("attach to sched_process_fork"))?,
-        );
+        links.push(skel.progs.on_fork.attach().map_err(libbpf("attach to sched_process_fork"))?);
     }
     if wants(EventKind::Exec) || tracks {
-        links.push(
-            skel.progs
-                .on_exec
-                .attach()
-                .map_err(libbpf("attach to sched_process_exec"))?,
-        );
+        links.push(skel.progs.on_exec.attach().map_err(libbpf("attach to sched_process_exec"))?);
     }
     if tracks && let Err(error) = mark_existing(skel) {
-        missing.push(MissingProbe {
-            what: "processes that run already",
-            error,
-        });
+        missing.push(MissingProbe { what: "processes that run already", error });
     }
     if wants(EventKind::Exit) {
-        links.push(
-            skel.progs
-                .on_exit
-                .attach()
-                .map_err(libbpf("attach to sched_process_exit"))?,
-        );
+        links.push(skel.progs.on_exit.attach().map_err(libbpf("attach to sched_process_exit"))?);
     }
     if wants(EventKind::FileOpen) {
         match attach_file_probes(skel) {
             Ok(more) => links.extend(more),
-            Err(error) => missing.push(MissingProbe {
-                what: "FILE_OPEN events",
-                error,
-            }),
+            Err(error) => missing.push(MissingProbe { what: "FILE_OPEN events", error }),
         }
     }
     Ok((links, missing))
 }
 
 fn mark_existing(skel: &mut ProcessSkel<'_>) -> Result<()> {
-    let link = skel
-        .progs
-        .existing
-        .attach()
-        .map_err(libbpf("attach the task iterator"))?;
+    let link = skel.progs.existing.attach().map_err(libbpf("attach the task iterator"))?;
     let mut iter = Iter::new(&link).map_err(libbpf("run the task iterator"))?;
     // The program marks the tasks and writes nothing; reading runs it.
     iter.read_to_end(&mut Vec::new())
@@ -351,12 +315,9 @@ fn ring(skel: &ProcessSkel<'_>, queue: Arc<Mutex<VecDeque<Event>>>) -> Result<Ri
 pub(crate) fn try_load() -> Result<()> {
     bpf::route_log();
     let (_slot, object) = Slot::new();
-    let open = ProcessSkelBuilder::default()
-        .open(object)
-        .map_err(libbpf("open the process monitor"))?;
-    open.load()
-        .map(drop)
-        .map_err(libbpf("load the process monitor"))
+    let open =
+        ProcessSkelBuilder::default().open(object).map_err(libbpf("open the process monitor"))?;
+    open.load().map(drop).map_err(libbpf("load the process monitor"))
 }
 
 /// Cgroup ids to paths, sessions and tool calls.

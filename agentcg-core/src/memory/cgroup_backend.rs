@@ -53,11 +53,7 @@ impl Watch {
             let cgroup = Cgroup::open(path)?;
             let trigger = PressureTrigger::memory(&cgroup, STALL, PSI_WINDOW)?;
             let faults = faults(&cgroup)?;
-            high.push(High {
-                claim: Claim::take(cgroup)?,
-                trigger,
-                faults,
-            });
+            high.push(High { claim: Claim::take(cgroup)?, trigger, faults });
             for ancestor in protectable_ancestors(path) {
                 if ancestors.contains_key(&ancestor) {
                     continue;
@@ -76,14 +72,7 @@ impl Watch {
             .map(|path| Claim::take(Cgroup::open(path)?))
             .collect::<Result<_>>()?;
         let ancestors = ancestors.into_values().collect();
-        Ok(Self {
-            config,
-            high,
-            low,
-            ancestors,
-            open: None,
-            stats,
-        })
+        Ok(Self { config, high, low, ancestors, open: None, stats })
     }
 
     pub(super) fn run(mut self, stop: &OwnedFd) {
@@ -102,20 +91,11 @@ impl Watch {
 
     /// Sleeps until a stall, the end of the window or the end of all (`false`).
     fn wait(&mut self, stop: &OwnedFd) -> Result<bool> {
-        let left = self
-            .open
-            .as_ref()
-            .map(|o| o.until.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|d| Timespec {
-            tv_sec: d.as_secs() as _,
-            tv_nsec: d.subsec_nanos() as _,
-        });
+        let left = self.open.as_ref().map(|o| o.until.saturating_duration_since(Instant::now()));
+        let timeout =
+            left.map(|d| Timespec { tv_sec: d.as_secs() as _, tv_nsec: d.subsec_nanos() as _ });
         let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
-        fds.extend(
-            self.high
-                .iter()
-                .map(|h| PollFd::new(&h.trigger, PollFlags::PRI)),
-        );
+        fds.extend(self.high.iter().map(|h| PollFd::new(&h.trigger, PollFlags::PRI)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(Error::os("poll", "memory.pressure", e)),
@@ -134,11 +114,7 @@ impl Watch {
                 self.stalled(i);
             }
         }
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|o| Instant::now() >= o.until)
-        {
+        if self.open.as_ref().is_some_and(|o| Instant::now() >= o.until) {
             self.close();
         }
         Ok(true)
@@ -168,11 +144,7 @@ impl Watch {
             because_of,
             stalls: 1,
         };
-        self.open = Some(Open {
-            until,
-            since: Instant::now(),
-            window,
-        });
+        self.open = Some(Open { until, since: Instant::now(), window });
         {
             let mut stats = self.stats.lock();
             stats.active = true;
@@ -185,13 +157,11 @@ impl Watch {
 
     /// Saves and changes: first the protection, then what holds the others back.
     fn protect(&self) -> Result<()> {
-        let files: Vec<&str> = [
-            (self.config.below_low, "memory.low"),
-            (self.config.below_min, "memory.min"),
-        ]
-        .into_iter()
-        .filter_map(|(wanted, file)| wanted.then_some(file))
-        .collect();
+        let files: Vec<&str> =
+            [(self.config.below_low, "memory.low"), (self.config.below_min, "memory.min")]
+                .into_iter()
+                .filter_map(|(wanted, file)| wanted.then_some(file))
+                .collect();
         let mut granted: HashMap<&Path, u64> = HashMap::new();
         for high in &self.high {
             let cgroup = high.claim.cgroup();
@@ -226,12 +196,7 @@ impl Watch {
         let Some(mut open) = self.open.take() else {
             return;
         };
-        let claims = self
-            .high
-            .iter()
-            .map(|h| &h.claim)
-            .chain(&self.low)
-            .chain(&self.ancestors);
+        let claims = self.high.iter().map(|h| &h.claim).chain(&self.low).chain(&self.ancestors);
         for claim in claims {
             if let Err(e) = claim.restore() {
                 tracing::warn!("{e}");
@@ -270,10 +235,7 @@ fn faults(cgroup: &Cgroup) -> Result<u64> {
         .lines()
         .filter_map(|l| l.split_once(' '))
         .filter(|(key, _)| {
-            matches!(
-                *key,
-                "pgmajfault" | "workingset_refault_anon" | "workingset_refault_file"
-            )
+            matches!(*key, "pgmajfault" | "workingset_refault_anon" | "workingset_refault_file")
         })
         .filter_map(|(_, n)| n.trim().parse::<u64>().ok())
         .sum())

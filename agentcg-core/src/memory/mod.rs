@@ -42,11 +42,7 @@ impl std::str::FromStr for MemoryBackend {
             "auto" => Ok(Self::Auto),
             "memcg_bpf_ops" => Ok(Self::MemcgBpfOps),
             "cgroup" => Ok(Self::Cgroup),
-            _ => Err(Error::invalid(
-                "backend",
-                s,
-                "expected auto, memcg_bpf_ops or cgroup",
-            )),
+            _ => Err(Error::invalid("backend", s, "expected auto, memcg_bpf_ops or cgroup")),
         }
     }
 }
@@ -94,32 +90,17 @@ impl Default for MemcgConfig {
 impl MemcgConfig {
     fn check(&self) -> Result<()> {
         if self.high.is_empty() {
-            return Err(Error::invalid(
-                "high",
-                "[]",
-                "name at least one cgroup to protect",
-            ));
+            return Err(Error::invalid("high", "[]", "name at least one cgroup to protect"));
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.window) {
-            return Err(Error::invalid(
-                "window",
-                self.window,
-                "expected 100 ms to 60 s",
-            ));
+            return Err(Error::invalid("window", self.window, "expected 100 ms to 60 s"));
         }
         if self.delay > Duration::from_secs(2) {
-            return Err(Error::invalid(
-                "delay",
-                self.delay,
-                "the kernel allows 2 s at most",
-            ));
+            return Err(Error::invalid("delay", self.delay, "the kernel allows 2 s at most"));
         }
         for (i, a) in self.high.iter().enumerate() {
             let others = self.low.iter().chain(&self.high[i + 1..]);
-            if let Some(b) = others
-                .clone()
-                .find(|b| a.starts_with(b) || b.starts_with(a))
-            {
+            if let Some(b) = others.clone().find(|b| a.starts_with(b) || b.starts_with(a)) {
                 return Err(Error::invalid(
                     "cgroups",
                     (a, b),
@@ -200,11 +181,7 @@ impl MemoryProtection {
                 .spawn(move || watch.run(&stop))
                 .map_err(|e| Error::os("start a thread", "agentcg-memory", e))?
         };
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-            stats,
-        })
+        Ok(Self { stop, thread: Some(thread), stats })
     }
 
     /// The mechanism in use.
@@ -279,11 +256,7 @@ mod tests {
 
     #[test]
     fn overlap_is_refused() {
-        assert!(
-            config(&["/c/a", "/c/b"], &["/c/d", "/c/d/e"])
-                .check()
-                .is_ok()
-        );
+        assert!(config(&["/c/a", "/c/b"], &["/c/d", "/c/d/e"]).check().is_ok());
         for (high, low) in [
             (vec!["/c/a"], vec!["/c/a"]),
             (vec!["/c/a"], vec!["/c/a/b"]),

@@ -50,9 +50,7 @@ fn has_members(btf: &Btf<'_>, name: &str, members: &[&str]) -> bool {
     let Some(found) = btf.type_by_name::<Struct<'_>>(name) else {
         return false;
     };
-    members
-        .iter()
-        .all(|m| found.iter().any(|have| have.name.is_some_and(|n| n == *m)))
+    members.iter().all(|m| found.iter().any(|have| have.name.is_some_and(|n| n == *m)))
 }
 
 fn privilege() -> Capability {
@@ -179,11 +177,9 @@ fn memcg_kfuncs(btf: Option<&Btf<'_>>) -> Capability {
         .find(|f| btf.is_none_or(|b| b.type_by_name::<Func<'_>>(f).is_none()));
     match missing {
         None => Capability::yes(name, MEMCG_KFUNCS.join(", ")),
-        Some(f) if Path::new(BTF).exists() => Capability::no(
-            name,
-            format!("the kernel has no {f}"),
-            "boot kernel 7.3 or newer",
-        ),
+        Some(f) if Path::new(BTF).exists() => {
+            Capability::no(name, format!("the kernel has no {f}"), "boot kernel 7.3 or newer")
+        }
         Some(_) => Capability::no(name, "no BTF to look in", "see btf"),
     }
 }

@@ -15,19 +15,13 @@ pub(super) fn probe() -> Vec<Capability> {
     let mount = mount_point();
     list.push(Capability::attempt(
         "cgroup2",
-        mount
-            .as_ref()
-            .map(|m| m.display().to_string())
-            .map_err(same),
+        mount.as_ref().map(|m| m.display().to_string()).map_err(same),
         BOOT_V2,
     ));
     let place = mount.as_ref().map_err(same).and_then(|m| Place::find(m));
     list.push(Capability::attempt(
         "cgroup_create",
-        place
-            .as_ref()
-            .map(|p| format!("below {}", p.parent.path().display()))
-            .map_err(same),
+        place.as_ref().map(|p| format!("below {}", p.parent.path().display())).map_err(same),
         "run as root, or in a subtree delegated to this user (systemd: Delegate=yes)",
     ));
     let available = mount
@@ -68,10 +62,7 @@ fn same(e: &Error) -> Error {
     let mut copy = Error::new(e.kind(), e.to_string());
     if let Some(help) = e.help() {
         let text = e.to_string();
-        let why = text
-            .strip_suffix(&format!("; {help}"))
-            .unwrap_or(&text)
-            .to_owned();
+        let why = text.strip_suffix(&format!("; {help}")).unwrap_or(&text).to_owned();
         copy = Error::new(e.kind(), why).or_help(help.to_owned());
     }
     copy
@@ -96,11 +87,7 @@ impl Place {
     fn find(mount: &Path) -> Result<Self> {
         let own = own_path().unwrap_or_else(|_| mount.to_path_buf());
         let mut tried: Vec<PathBuf> = vec![mount.to_path_buf()];
-        tried.extend(
-            own.ancestors()
-                .take_while(|p| p.starts_with(mount))
-                .map(Path::to_path_buf),
-        );
+        tried.extend(own.ancestors().take_while(|p| p.starts_with(mount)).map(Path::to_path_buf));
         let mut first = None;
         for path in tried {
             match Self::at(&path) {
@@ -113,10 +100,8 @@ impl Place {
 
     fn at(path: &Path) -> Result<Self> {
         let parent = Cgroup::open(path)?;
-        let made = parent.create_child(&CgroupName::new(format!(
-            "agentcg-probe-{}",
-            std::process::id()
-        ))?)?;
+        let made = parent
+            .create_child(&CgroupName::new(format!("agentcg-probe-{}", std::process::id()))?)?;
         Ok(Self { parent, made })
     }
 }
@@ -133,13 +118,8 @@ impl Drop for Place {
 /// on; the probe changes no parent, so without it the root's own files have to answer.
 fn inside(place: Option<Place>, memory: bool) -> Vec<Capability> {
     let Some(place) = &place else {
-        let no = |name| {
-            Capability::no(
-                name,
-                "no cgroup could be made to look at",
-                "see cgroup_create",
-            )
-        };
+        let no =
+            |name| Capability::no(name, "no cgroup could be made to look at", "see cgroup_create");
         return [
             "cgroup_kill",
             "cgroup_freeze",
@@ -180,31 +160,15 @@ fn inside(place: Option<Place>, memory: bool) -> Vec<Capability> {
         Err(e) => (Err(same(&e)), Err(same(&e)), Err(e)),
     };
     let seen = |r: Result<()>| r.map(|()| String::new());
-    list.push(Capability::attempt(
-        "memory_peak",
-        seen(peak),
-        "needs kernel 5.19",
-    ));
-    list.push(Capability::attempt(
-        "memory_peak_reset",
-        seen(reset),
-        "needs kernel 6.12",
-    ));
-    list.push(Capability::attempt(
-        "memory_reclaim",
-        seen(reclaim),
-        "needs kernel 5.19",
-    ));
+    list.push(Capability::attempt("memory_peak", seen(peak), "needs kernel 5.19"));
+    list.push(Capability::attempt("memory_peak_reset", seen(reset), "needs kernel 6.12"));
+    list.push(Capability::attempt("memory_reclaim", seen(reclaim), "needs kernel 5.19"));
     list
 }
 
 /// Runs `look` on a cgroup that has memory files: the one that was made, or a child of it.
 fn with_memory<T>(place: &Place, look: impl FnOnce(&Cgroup) -> T) -> Result<T> {
-    if place
-        .made
-        .limit(crate::LimitFile::MemoryMax)
-        .unwrap_or(Limit::Max)
-        == Limit::Max
+    if place.made.limit(crate::LimitFile::MemoryMax).unwrap_or(Limit::Max) == Limit::Max
         && place.made.memory_current().is_ok()
     {
         return Ok(look(&place.made));
@@ -228,11 +192,9 @@ fn psi() -> Capability {
     let fix = "boot with psi=1 (needs CONFIG_PSI)";
     match std::fs::read("/proc/pressure/memory") {
         Ok(_) => Capability::yes("psi", "/proc/pressure/memory"),
-        Err(e) => Capability::attempt(
-            "psi",
-            Err(Error::os("read", "/proc/pressure/memory", e)),
-            fix,
-        ),
+        Err(e) => {
+            Capability::attempt("psi", Err(Error::os("read", "/proc/pressure/memory", e)), fix)
+        }
     }
 }
 

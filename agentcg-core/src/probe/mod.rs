@@ -34,21 +34,11 @@ pub struct Capability {
 
 impl Capability {
     fn yes(name: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            name,
-            supported: true,
-            detail: detail.into(),
-            fix: None,
-        }
+        Self { name, supported: true, detail: detail.into(), fix: None }
     }
 
     fn no(name: &'static str, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            name,
-            supported: false,
-            detail: why.into(),
-            fix: Some(fix.into()),
-        }
+        Self { name, supported: false, detail: why.into(), fix: Some(fix.into()) }
     }
 
     /// From an attempt: the error's own text and help, else `fix`.
@@ -104,10 +94,7 @@ impl Capabilities {
     pub fn probe() -> Self {
         let mut list = cgroups::probe();
         list.extend(bpf::probe());
-        let has = |name: &str| {
-            list.iter()
-                .any(|c: &Capability| c.name == name && c.supported)
-        };
+        let has = |name: &str| list.iter().any(|c: &Capability| c.name == name && c.supported);
         let backends = Backends {
             scheduler: if has("sched_ext") && has("sched_ext_free") && has("bpf_privilege") {
                 SchedulerBackend::SchedExt
@@ -138,8 +125,6 @@ impl Capabilities {
 
     /// Tool calls can at least be run in cgroups of their own and measured.
     pub fn can_run_and_measure(&self) -> bool {
-        ["cgroup2", "cgroup_create", "cgroup_kill"]
-            .iter()
-            .all(|c| self.supports(c))
+        ["cgroup2", "cgroup_create", "cgroup_kill"].iter().all(|c| self.supports(c))
     }
 }

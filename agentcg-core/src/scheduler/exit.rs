@@ -72,11 +72,7 @@ impl Default for SchedulerExit {
 
 impl std::fmt::Display for SchedulerExit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.reason.is_empty() {
-            "detached"
-        } else {
-            &self.reason
-        })?;
+        f.write_str(if self.reason.is_empty() { "detached" } else { &self.reason })?;
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
         }

@@ -50,10 +50,7 @@ pub struct SchedulerConfig {
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self {
-            slice: Duration::from_millis(5),
-            scope: SchedulerScope::All,
-        }
+        Self { slice: Duration::from_millis(5), scope: SchedulerScope::All }
     }
 }
 
@@ -98,9 +95,7 @@ pub struct Scheduler {
 
 impl std::fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler")
-            .field("scope", &self.scope)
-            .finish_non_exhaustive()
+        f.debug_struct("Scheduler").field("scope", &self.scope).finish_non_exhaustive()
     }
 }
 
@@ -114,11 +109,7 @@ impl Scheduler {
     /// scheduler is attached, naming it; `PermissionDenied`; `Bpf`.
     pub fn attach(config: &SchedulerConfig, sessions_root: Option<&Path>) -> Result<Self> {
         if !(Duration::from_micros(100)..=Duration::from_secs(1)).contains(&config.slice) {
-            return Err(Error::invalid(
-                "slice",
-                config.slice,
-                "expected 100 µs to 1 s",
-            ));
+            return Err(Error::invalid("slice", config.slice, "expected 100 µs to 1 s"));
         }
         supported()?;
         if let Some(name) = attached_scheduler() {
@@ -189,12 +180,9 @@ impl Scheduler {
             .lookup(&id.to_ne_bytes(), MapFlags::LOCK)
             .map_err(bpf::libbpf("look up a cgroup of the scheduler"))?
             .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::NotFound,
-                    "the scheduler does not know the cgroup",
-                )
-                .at(cgroup.path())
-                .or_help("enable the cpu controller for it")
+                Error::new(ErrorKind::NotFound, "the scheduler does not know the cgroup")
+                    .at(cgroup.path())
+                    .or_help("enable the cpu controller for it")
             })?;
         if value.len() < size_of::<intf::sched_cgroup>() {
             return Err(Error::new(ErrorKind::Bpf, "a map value is cut short"));
@@ -263,9 +251,7 @@ fn load_and_attach(
 fn exit_ring(skel: &SchedulerSkel<'_>) -> Result<RingBuffer<'static>> {
     let mut builder = RingBufferBuilder::new();
     let failed = "open the ring buffer of the scheduler's exit";
-    builder
-        .add(&skel.maps.exited, |_| 0)
-        .map_err(bpf::libbpf(failed))?;
+    builder.add(&skel.maps.exited, |_| 0).map_err(bpf::libbpf(failed))?;
     builder.build().map_err(bpf::libbpf(failed))
 }
 
@@ -295,9 +281,5 @@ pub(crate) fn attached_scheduler() -> Option<String> {
         return None;
     }
     let name = std::fs::read_to_string(OPS).unwrap_or_default();
-    Some(if name.trim().is_empty() {
-        state.trim().to_owned()
-    } else {
-        name.trim().to_owned()
-    })
+    Some(if name.trim().is_empty() { state.trim().to_owned() } else { name.trim().to_owned() })
 }

@@ -11,20 +11,13 @@ const SCHED_EXT: i32 = 7;
 /// `SCHED_OTHER`. Threads with another policy (real-time, batch, idle) are left alone, and so is a
 /// process that is gone.
 pub(crate) fn use_sched_ext(pid: i32, on: bool) -> Result<()> {
-    let (from, to) = if on {
-        (libc::SCHED_OTHER, SCHED_EXT)
-    } else {
-        (SCHED_EXT, libc::SCHED_OTHER)
-    };
+    let (from, to) =
+        if on { (libc::SCHED_OTHER, SCHED_EXT) } else { (SCHED_EXT, libc::SCHED_OTHER) };
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Ok(());
     };
     for thread in threads.flatten() {
-        let Some(tid) = thread
-            .file_name()
-            .to_str()
-            .and_then(|t| t.parse::<i32>().ok())
-        else {
+        let Some(tid) = thread.file_name().to_str().and_then(|t| t.parse::<i32>().ok()) else {
             continue;
         };
         let param = libc::sched_param { sched_priority: 0 };
@@ -34,11 +27,7 @@ pub(crate) fn use_sched_ext(pid: i32, on: bool) -> Result<()> {
         };
         let e = io::Error::last_os_error();
         if !done && e.raw_os_error() != Some(libc::ESRCH) {
-            return Err(Error::os(
-                "set the scheduling policy of process",
-                pid.to_string(),
-                e,
-            ));
+            return Err(Error::os("set the scheduling policy of process", pid.to_string(), e));
         }
     }
     Ok(())
