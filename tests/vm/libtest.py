@@ -22,7 +22,7 @@ from report import FAILED, OK, SKIPPED, Binary, Report, Test
 # Not something that a test prints by chance; the number is the program's index or its exit status.
 MARK = "::agentcg-lab"
 MARKED = re.compile(rf"(?P<before>.*){MARK} (?P<what>begin|end) (?P<number>\d+)$")
-NAMED = re.compile(r"test (?:\[\w+] )?(?P<name>\S.*?)(?: - should panic.*?)?\s+\.\.\. (?P<rest>.*)")
+NAMED = re.compile(r"test +(?:\[[^]]*] +)?(?P<name>\S.*?)(?: - should panic.*?)?\s+\.\.\. (?P<rest>.*)")
 RESULT = re.compile(r"(?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?(?: <[\d.]+s>)?")
 TOTAL = re.compile(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 SECTION = re.compile(r"---- (?P<name>.+?)(?: stdout| stderr)? ----")

@@ -322,7 +322,8 @@ pub(crate) fn try_load() -> Result<()> {
 
 /// Cgroup ids to paths, sessions and tool calls.
 struct CgroupNames {
-    paths: HashMap<u64, PathBuf>,
+    /// `None` for those that could not be found.
+    paths: HashMap<u64, Option<PathBuf>>,
     root: Option<PathBuf>,
     has_cgroup2: bool,
 }
@@ -353,23 +354,39 @@ impl CgroupNames {
         }
     }
 
-    /// Looked up through a process that is in it; it may be gone or have moved by now, so the id is
-    /// compared before the answer is believed.
     fn path(&mut self, id: u64, pid: i32) -> Option<PathBuf> {
-        if let Some(path) = self.paths.get(&id) {
-            return Some(path.clone());
-        }
         if !self.has_cgroup2 {
             return None;
         }
-        let path = path_of(pid).ok()?;
-        if Cgroup::open(&path).ok()?.id().ok()? != id {
-            return None;
+        if let Some(known) = self.paths.get(&id) {
+            return known.clone();
         }
         if self.paths.len() >= MAX_PATHS {
             self.paths.clear();
         }
-        self.paths.insert(id, path.clone());
-        Some(path)
+        let found = Self::through_process(id, pid);
+        if found.is_none() {
+            self.learn_sessions();
+        }
+        self.paths.entry(id).or_insert(found).clone()
+    }
+
+    /// Through a process that was in it; it may be gone or have moved by now, so the id is compared
+    /// before the answer is believed.
+    fn through_process(id: u64, pid: i32) -> Option<PathBuf> {
+        let path = path_of(pid).ok()?;
+        (Cgroup::open(&path).ok()?.id().ok()? == id).then_some(path)
+    }
+
+    /// Every cgroup of the sessions, for processes that were too short-lived to ask.
+    fn learn_sessions(&mut self) {
+        let Some(Ok(root)) = self.root.as_ref().map(Cgroup::open) else {
+            return;
+        };
+        // One that vanishes meanwhile ends the walk; the others come with their next event.
+        let _ = root.walk(&mut |cgroup| {
+            self.paths.insert(cgroup.id()?, Some(cgroup.path().to_path_buf()));
+            Ok(())
+        });
     }
 }

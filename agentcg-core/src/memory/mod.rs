@@ -115,14 +115,24 @@ impl MemcgConfig {
 /// A time during which the high cgroups were protected.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProtectionWindow {
-    /// When the first stall was reported.
+    /// When the first stall was reported; RFC 3339 in JSON.
+    #[serde(serialize_with = "rfc3339")]
     pub started_at: SystemTime,
-    /// How long it lasted; up to now for the one that is open.
+    /// How long it lasted; up to now for the one that is open. `duration_ms` in JSON.
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
     /// The cgroup whose stall opened it.
     pub because_of: PathBuf,
     /// Stalls within it.
     pub stalls: u64,
+}
+
+fn rfc3339<S: serde::Serializer>(at: &SystemTime, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_str(&humantime::format_rfc3339_millis(*at))
+}
+
+fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.serialize_u64(d.as_millis() as u64)
 }
 
 /// What the protection has done so far.

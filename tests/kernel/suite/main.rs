@@ -1,0 +1,50 @@
+//! Tests that need a real kernel. One program, so that one boot serves them all; each test has a
+//! cgroup of its own and says what it needs. What the running kernel does not have is shown as
+//! `ignored`; over all kernels of the lab every test must have run.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `support.rs` | needs, test cgroups, workers, the programs under test |
+//! | `worker.rs` | what child processes of the tests do |
+//! | `cgroups.rs`, `runtime.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
+//! | `doctor.rs`, `programs.rs` | the programs |
+
+mod cgroups;
+mod doctor;
+mod events;
+mod memory;
+mod programs;
+mod runtime;
+mod scheduler;
+mod support;
+mod worker;
+
+use libtest_mimic::{Arguments, Trial};
+use support::{Machine, Test};
+
+fn main() {
+    if let Some(job) = std::env::args().nth(1).filter(|a| a.starts_with("worker=")) {
+        worker::run(&job["worker=".len()..]);
+    }
+    let mut args = Arguments::from_args();
+    // One at a time: there is one sched_ext, one machine to put under pressure.
+    args.test_threads = Some(1);
+    let machine = Machine::look();
+    let all: Vec<Test> = [
+        cgroups::tests(),
+        runtime::tests(),
+        events::tests(),
+        scheduler::tests(),
+        memory::tests(),
+        doctor::tests(),
+        programs::tests(),
+    ]
+    .concat();
+    let trials = all.into_iter().map(|test| {
+        let missing = machine.missing(test.needs);
+        Trial::test(test.name, move || (test.run)().map_err(|e| format!("{e:#}").into()))
+            .with_ignored_flag(!missing.is_empty())
+            .with_kind(missing)
+    });
+    libtest_mimic::run(&args, trials.collect()).exit();
+}

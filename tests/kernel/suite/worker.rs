@@ -1,0 +1,86 @@
+//! The roles of child processes. Each prints a line when it is ready; most then wait for a line.
+
+#![allow(clippy::print_stdout)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agentcg_core::{MemcgConfig, MemoryProtection, Runtime, SessionConfig};
+
+fn ready() {
+    println!("ready");
+    let _ = std::io::stdout().flush();
+}
+
+fn wait() {
+    let mut line = String::new();
+    // At the end of the input the test is gone, and so are we.
+    if std::io::stdin().read_line(&mut line).unwrap_or(0) == 0 {
+        std::process::exit(0);
+    }
+}
+
+pub fn run(job: &str) -> ! {
+    let (job, arg) = job.split_once(':').unwrap_or((job, ""));
+    match job {
+        "sleep" => {
+            ready();
+            wait();
+        }
+        "burn" => {
+            ready();
+            wait();
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+        "loop_over" => loop_over(arg.parse().expect("bytes")),
+        "runtime" => hold_runtime(arg.into()),
+        "protect" => hold_protection(arg),
+        other => panic!("no worker {other}"),
+    }
+    std::process::exit(0);
+}
+
+/// Touches so many bytes again and again; prints the passes so far each second.
+fn loop_over(bytes: usize) -> ! {
+    ready();
+    wait();
+    let mut memory = vec![1u8; bytes];
+    let mut passes = 0u64;
+    let mut said = Instant::now();
+    loop {
+        for page in memory.chunks_mut(4096) {
+            page[0] = page[0].wrapping_add(1);
+        }
+        passes += 1;
+        if said.elapsed() > Duration::from_secs(1) {
+            println!("{passes}");
+            said = Instant::now();
+        }
+    }
+}
+
+/// A runtime with a session that holds a process; to be killed.
+fn hold_runtime(root: PathBuf) {
+    let runtime = Runtime::builder().root(root).build().expect("runtime");
+    let session = runtime.session("held", SessionConfig::default()).expect("session");
+    let sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    runtime.move_pid(sleeper.id() as i32, &session).expect("move");
+    println!("{}", sleeper.id());
+    let _ = std::io::stdout().flush();
+    wait();
+}
+
+/// `HIGH,LOW`: memory protection of one cgroup against another, with a long window; to be killed.
+fn hold_protection(paths: &str) {
+    let (high, low) = paths.split_once(',').expect("two paths");
+    let mut config = MemcgConfig::default();
+    config.high = vec![high.into()];
+    config.low = vec![low.into()];
+    config.window = Duration::from_secs(60);
+    let _protection = MemoryProtection::attach(config).expect("protection");
+    ready();
+    wait();
+}
