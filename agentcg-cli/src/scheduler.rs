@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let root = args.root.clone().unwrap_or_else(|| mount.join("agentcg"));
     let scheduler = Scheduler::attach(&config, root.exists().then_some(root.as_path()))?;
     eprintln!("agentcg: scheduler attached, slice {} µs; Ctrl-C detaches it", args.slice);
+    eprintln!("agentcg: cpu.max limits are not enforced while it is attached");
 
     let top = Cgroup::open(&mount)?;
     let mut out = Output::default();

@@ -39,11 +39,11 @@ pub enum ErrorKind {
 }
 
 /// What failed, on which object, what the kernel said and what can be done about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     what: Cow<'static, str>,
@@ -65,10 +65,11 @@ impl std::fmt::Display for Inner {
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }
-        if let Some(help) = &self.help {
-            write!(f, "; {help}")?;
+        // `{:#}` leaves the help out, for those who show it in a place of its own.
+        match &self.help {
+            Some(help) if !f.alternate() => write!(f, "; {help}"),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -147,6 +148,11 @@ impl Error {
         self.0.errno
     }
 
+    /// All of it but the help.
+    pub fn message(&self) -> String {
+        format!("{:#}", self.0)
+    }
+
     /// What can be done about it, where something can.
     pub fn help(&self) -> Option<&str> {
         self.0.help.as_deref()
@@ -177,6 +183,7 @@ mod tests {
         assert_eq!(e.kind(), ErrorKind::Busy);
         assert_eq!(e.path(), Some(Path::new("/sys/fs/cgroup/a")));
         assert_eq!(e.errno(), Some(16));
+        assert_eq!(e.to_string(), format!("{}; {}", e.message(), e.help().unwrap()));
         assert_eq!(
             e.to_string(),
             "remove cgroup /sys/fs/cgroup/a: Device or resource busy (os error 16); kill its processes first"

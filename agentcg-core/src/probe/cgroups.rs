@@ -15,18 +15,21 @@ pub(super) fn probe() -> Vec<Capability> {
     let mount = mount_point();
     list.push(Capability::attempt(
         "cgroup2",
-        mount.as_ref().map(|m| m.display().to_string()).map_err(same),
+        mount.as_ref().map(|m| m.display().to_string()).map_err(Error::clone),
         BOOT_V2,
     ));
-    let place = mount.as_ref().map_err(same).and_then(|m| Place::find(m));
+    let place = mount.as_ref().map_err(Error::clone).and_then(|m| Place::find(m));
     list.push(Capability::attempt(
         "cgroup_create",
-        place.as_ref().map(|p| format!("below {}", p.parent.path().display())).map_err(same),
+        place
+            .as_ref()
+            .map(|p| format!("below {}", p.parent.path().display()))
+            .map_err(Error::clone),
         "run as root, or in a subtree delegated to this user (systemd: Delegate=yes)",
     ));
     let available = mount
         .as_ref()
-        .map_err(same)
+        .map_err(Error::clone)
         .and_then(|m| match &place {
             Ok(p) => p.parent.controllers(),
             Err(_) => Cgroup::open(m)?.controllers(),
@@ -55,17 +58,6 @@ pub(super) fn probe() -> Vec<Capability> {
     list.push(psi());
     list.push(clone_into_cgroup());
     list
-}
-
-/// The error again: it is shown at two capabilities.
-fn same(e: &Error) -> Error {
-    let mut copy = Error::new(e.kind(), e.to_string());
-    if let Some(help) = e.help() {
-        let text = e.to_string();
-        let why = text.strip_suffix(&format!("; {help}")).unwrap_or(&text).to_owned();
-        copy = Error::new(e.kind(), why).or_help(help.to_owned());
-    }
-    copy
 }
 
 fn v1_has(c: Controller) -> bool {
@@ -157,7 +149,7 @@ fn inside(place: Option<Place>, memory: bool) -> Vec<Capability> {
     });
     let (peak, reset, reclaim) = match looked {
         Ok(results) => results,
-        Err(e) => (Err(same(&e)), Err(same(&e)), Err(e)),
+        Err(e) => (Err(e.clone()), Err(e.clone()), Err(e)),
     };
     let seen = |r: Result<()>| r.map(|()| String::new());
     list.push(Capability::attempt("memory_peak", seen(peak), "needs kernel 5.19"));

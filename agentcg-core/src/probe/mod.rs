@@ -45,12 +45,7 @@ impl Capability {
     fn attempt(name: &'static str, result: Result<String, Error>, fix: &str) -> Self {
         match result {
             Ok(detail) => Self::yes(name, detail),
-            Err(e) => {
-                let help = e.help().unwrap_or(fix).to_owned();
-                let text = e.to_string();
-                let why = text.strip_suffix(&format!("; {help}")).unwrap_or(&text);
-                Self::no(name, why, help)
-            }
+            Err(e) => Self::no(name, e.message(), e.help().unwrap_or(fix)),
         }
     }
 }

@@ -80,6 +80,9 @@ pub struct CgroupRuntime {
 
 /// The attached scheduler. Dropping it detaches it, and the kernel's scheduler takes over.
 ///
+/// While it is attached `cpu.max` limits are not enforced: the kernel leaves them to the scheduler,
+/// and this one does not have them yet.
+///
 /// The kernel may detach it too (a stall, an error, sysrq-S): the descriptor of [`AsFd`] becomes
 /// readable then and [`exited`](Self::exited) says why.
 #[must_use = "dropping the scheduler detaches it"]

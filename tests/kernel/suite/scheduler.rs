@@ -67,7 +67,7 @@ impl Burn {
         }
         // Past the start, where the first ones run alone.
         std::thread::sleep(Duration::from_millis(500));
-        Ok(Self { groups, workers: workers })
+        Ok(Self { groups, workers })
     }
 
     /// CPU time of each group in the next seconds, µs.

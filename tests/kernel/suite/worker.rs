@@ -62,7 +62,8 @@ fn loop_over(bytes: usize) -> ! {
     }
 }
 
-/// A runtime with a session that holds a process; to be killed.
+/// A runtime with a session that holds a process; to be killed, and the process left behind.
+#[allow(clippy::zombie_processes)]
 fn hold_runtime(root: PathBuf) {
     let runtime = Runtime::builder().root(root).build().expect("runtime");
     let session = runtime.session("held", SessionConfig::default()).expect("session");

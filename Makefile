@@ -1,0 +1,38 @@
+# `make demo` and `make test` install what is missing (Debian 12 or 13, as root) and do the rest.
+
+KERNEL ?= 7.3
+CACHE := $(or $(AGENTCG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentcg)
+VENV := $(CACHE)/venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench vm header clean
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## install what building, testing and the demo need
+	@scripts/setup.sh
+
+build: setup ## build everything
+	cargo build --workspace --bins --lib
+
+demo: build ## show the main job at work, in a machine with a suitable kernel (HOST=1: on this one)
+	python3 demo/demo.py
+
+test: setup ## the whole test suite
+	@scripts/test.sh
+
+lint: setup ## formatting, lints and types only
+	@scripts/test.sh lint
+
+bench: build ## measure beside the alternatives, in the guest and on this host
+	@benches/run.sh
+
+vm: setup ## run CMD under KERNEL, for people: make vm KERNEL=7.3 CMD='uname -r'
+	@tests/vm/lab.py run --kernel "$(KERNEL)" --timeout 600 -- '$(CMD)'
+
+header: setup ## make include/agentcg.h anew
+	AGENTCG_UPDATE_HEADER=1 cargo test -p agentcg-capi
+
+clean: ## remove what was built; the cache in $(CACHE) stays
+	cargo clean

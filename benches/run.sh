@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Measures beside the alternatives: CPU shares in a guest, the monitor's cost on this host. Keep the host quiet.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo build --release -p agentcg-bench
+bench=$PWD/target/release/agentcg-bench
+# A host thread for each CPU: with one for both, a busy host distorts the shares.
+tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 300 -- "$bench" fairness
+"$bench" events

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# The test suite, in parts; every part runs, and a table at the end says what failed and how long it took.
+#
+#   scripts/test.sh            all parts
+#   scripts/test.sh PART...    these only
+#   KERNELS="7.3 6.12"         the kernels of the part `kernels`
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+cache=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}
+venv=$cache/venv/bin
+reports=target/kernel-tests
+read -ra kernels <<<"${KERNELS:-7.3 6.16 6.12}"
+
+lint() {
+  local bad=0
+  cargo fmt --check || bad=1
+  clang-format-19 --dry-run -Werror bpf/*.[ch] tests/c/*.c examples/*.c || bad=1
+  "$venv/ruff" check --quiet . || bad=1
+  "$venv/ruff" format --quiet --check . || bad=1
+  "$venv/mypy" || bad=1
+  shellcheck scripts/*.sh benches/*.sh .ci/run || bad=1
+  local unformatted
+  unformatted=$(gofmt -l go examples) && [ -z "$unformatted" ] || {
+    echo "gofmt: $unformatted"
+    bad=1
+  }
+  return $bad
+}
+
+build() { cargo build --workspace --bins --lib && cargo test --workspace --no-run; }
+clippy() { cargo clippy --workspace --all-targets -- -D warnings; }
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps; }
+rust() { cargo test --workspace; }
+package() { cargo package -p agentcg-core --allow-dirty; }
+lab() { "$venv/pytest" -q tests/vm; }
+
+kernels() {
+  local program kernel bad=0 files=()
+  program=$(cargo test -p agentcg-kernel-tests --no-run --message-format=json 2>/dev/null |
+    sed -n 's/.*"executable":"\([^"]*\/kernel-[^"]*\)".*/\1/p' | head -n 1)
+  [ -n "$program" ] || return 1
+  for kernel in "${kernels[@]}"; do
+    files+=("$reports/$kernel.json")
+    tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 600 --report "$reports/$kernel.json" "$program" || bad=1
+  done
+  tests/vm/lab.py summary "${files[@]}" || bad=1
+  return $bad
+}
+
+all=(lint build clippy docs rust package lab kernels)
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
+bad=0
+table=
+for part in "${parts[@]}"; do
+  [[ " ${all[*]} " == *" $part "* ]] || {
+    echo "test.sh: there is no part $part; the parts: ${all[*]}" >&2
+    exit 2
+  }
+  echo "==> $part"
+  since=$SECONDS
+  if "$part"; then word=ok; else word=FAILED bad=1; fi
+  table+=$(printf '%-10s %-7s %4d s' "$part" $word $((SECONDS - since)))$'\n'
+done
+printf '\n%s%-10s %-7s %4d s\n' "$table" all "$([ $bad = 0 ] && echo ok || echo FAILED)" $SECONDS
+exit $bad
