@@ -4,6 +4,7 @@
 #   scripts/test.sh            all parts
 #   scripts/test.sh PART...    these only
 #   KERNELS="7.3 6.12"         the kernels of the part `kernels`
+# shellcheck disable=SC2317 # the parts are called by their names
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -19,13 +20,14 @@ lint() {
   "$venv/ruff" check --quiet . || bad=1
   "$venv/ruff" format --quiet --check . || bad=1
   "$venv/mypy" || bad=1
-  shellcheck scripts/*.sh benches/*.sh .ci/run || bad=1
+  shellcheck scripts/*.sh benches/*.sh tests/c/*.sh agentcg-capi/*.sh .ci/run || bad=1
   local unformatted
-  unformatted=$(gofmt -l go examples) && [ -z "$unformatted" ] || {
-    echo "gofmt: $unformatted"
+  unformatted=$(gofmt -l go examples)
+  if [ -n "$unformatted" ]; then
+    echo "not formatted by gofmt: $unformatted"
     bad=1
-  }
-  return $bad
+  fi
+  return "$bad"
 }
 
 build() { cargo build --workspace --bins --lib && cargo test --workspace --no-run; }
@@ -34,6 +36,33 @@ docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps; }
 rust() { cargo test --workspace; }
 package() { cargo package -p agentcg-core --allow-dirty; }
 lab() { "$venv/pytest" -q tests/vm; }
+
+python() {
+  VIRTUAL_ENV=$cache/venv "$venv/maturin" develop --quiet &&
+    "$venv/python" -m mypy.stubtest agentcg._native &&
+    "$venv/pytest" -q tests/python
+}
+
+# libagentcg installed below target/, and used from there by C, C++ and Go
+c() {
+  rm -rf target/c && tests/c/build.sh target/c && AGENTCG_C_BUILD=$PWD/target/c "$venv/pytest" -q tests/c
+}
+
+golang() (
+  set -e
+  prefix=$PWD/target/c/prefix
+  [ -d "$prefix" ] || tests/c/build.sh target/c
+  export CGO_CFLAGS=-I$prefix/include CGO_LDFLAGS="-L$prefix/lib -Wl,-rpath,$prefix/lib"
+  cd go && go vet ./... && go test -count=1 ./...
+  cd ../examples/go && go vet .
+)
+
+# The same tests where sched_ext and the controllers are: nothing is left out there.
+bindings() {
+  # shellcheck disable=SC2016 # the guest expands it
+  tests/vm/lab.py run --kernel 7.3 --timeout 300 --env "AGENTCG_C_BUILD=$PWD/target/c" --env "VENV=$venv" --env "ROOT=$PWD" -- \
+    'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c'
+}
 
 kernels() {
   local program kernel bad=0 files=()
@@ -45,10 +74,10 @@ kernels() {
     tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 600 --report "$reports/$kernel.json" "$program" || bad=1
   done
   tests/vm/lab.py summary "${files[@]}" || bad=1
-  return $bad
+  return "$bad"
 }
 
-all=(lint build clippy docs rust package lab kernels)
+all=(lint build clippy docs rust package python c golang lab bindings kernels)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
 bad=0

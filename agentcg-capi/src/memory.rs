@@ -1,0 +1,163 @@
+//! `agentcg_memory_t`.
+
+use std::ffi::c_char;
+use std::time::Duration;
+
+use agentcg_core::{MemcgConfig, MemoryBackend, MemoryProtection};
+
+use crate::args;
+use crate::error::{Result, agentcg_error_t, free, guard};
+use crate::runtime::agentcg_runtime_t;
+
+/// The mechanism behind memory protection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum agentcg_memory_backend_t {
+    /// The best one that there is.
+    AGENTCG_MEMORY_AUTO = 0,
+    /// BPF hooks in the kernel's memory controller.
+    AGENTCG_MEMORY_MEMCG_BPF_OPS = 1,
+    /// PSI triggers and the cgroup v2 files.
+    AGENTCG_MEMORY_CGROUP = 2,
+}
+
+/// Whom to protect against whom, and how. Fill it with `agentcg_memcg_config_init`, then set `high`.
+/// The library copies what it needs before it returns. It may change with the SONAME.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct agentcg_memcg_config_t {
+    /// Paths of the cgroups to protect; at least one.
+    pub high: *const *const c_char,
+    /// How many.
+    pub nr_high: usize,
+    /// Paths of the cgroups to hold back while a high one stalls; may be NULL with `nr_low` 0.
+    pub low: *const *const c_char,
+    /// How many.
+    pub nr_low: usize,
+    /// How long an allocation of a low one may be delayed, ms, at most 2000; 0 leaves them alone.
+    /// Default 50. The backend `cgroup` sets `memory.high`, and the kernel chooses the delay.
+    pub delay_ms: u64,
+    /// How long protection lasts after the last stall, ms, 100 to 60000. Default 1000.
+    pub window_ms: u64,
+    /// A stall counts only with at least this many major faults and refaults since the last one.
+    /// Default 0: every stall counts.
+    pub threshold: u64,
+    /// An `agentcg_memory_backend_t`. Default: the best.
+    pub backend: u32,
+    /// Protect with `memory.low`, which reclaim honours while it can. Default true.
+    pub below_low: bool,
+    /// Protect with `memory.min`, which reclaim always honours, at the risk that others are killed.
+    /// Default false.
+    pub below_min: bool,
+}
+
+impl agentcg_memcg_config_t {
+    /// # Safety
+    /// The lists are as long as they say and contain C strings.
+    unsafe fn to_core(self) -> Result<MemcgConfig> {
+        let mut config = MemcgConfig::default();
+        // SAFETY: required of the caller.
+        config.high = unsafe { args::paths(self.high, self.nr_high, "high") }?;
+        // SAFETY: required of the caller.
+        config.low = unsafe { args::paths(self.low, self.nr_low, "low") }?;
+        config.delay = Duration::from_millis(self.delay_ms);
+        config.window = Duration::from_millis(self.window_ms);
+        config.threshold = self.threshold;
+        config.below_low = self.below_low;
+        config.below_min = self.below_min;
+        config.backend = match self.backend {
+            0 => MemoryBackend::Auto,
+            1 => MemoryBackend::MemcgBpfOps,
+            2 => MemoryBackend::Cgroup,
+            n => {
+                return Err(agentcg_error_t::invalid(format!(
+                    "invalid backend {n}: expected an agentcg_memory_backend_t"
+                )));
+            }
+        };
+        Ok(config)
+    }
+}
+
+/// Running memory protection. Several threads may use it at once.
+#[derive(Debug)]
+pub struct agentcg_memory_t(MemoryProtection);
+
+/// Fills in the defaults, with nobody to protect. NULL is ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_memcg_config_init(config: *mut agentcg_memcg_config_t) {
+    if !config.is_null() {
+        let core = MemcgConfig::default();
+        let defaults = agentcg_memcg_config_t {
+            high: std::ptr::null(),
+            nr_high: 0,
+            low: std::ptr::null(),
+            nr_low: 0,
+            delay_ms: core.delay.as_millis() as u64,
+            window_ms: core.window.as_millis() as u64,
+            threshold: core.threshold,
+            backend: agentcg_memory_backend_t::AGENTCG_MEMORY_AUTO as u32,
+            below_low: core.below_low,
+            below_min: core.below_min,
+        };
+        // SAFETY: the caller's struct, which need not be initialised.
+        unsafe { config.write(defaults) }
+    }
+}
+
+/// Starts to protect the memory of some cgroups against others, while they stall for it
+/// (`memory.pressure`). Needs the memory controller and PSI.
+///
+/// `out` receives the protection, which the caller frees with `agentcg_memory_free`.
+///
+/// Errors: INVALID_INPUT for overlapping cgroups, bad options and what is no cgroup; NOT_FOUND;
+/// UNSUPPORTED without memory controller, PSI or the backend; BUSY when one of the cgroups is
+/// protected already; PERMISSION_DENIED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_attach_memcg_ops(
+    runtime: *const agentcg_runtime_t,
+    config: *const agentcg_memcg_config_t,
+    out: *mut *mut agentcg_memory_t,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::out(out, "out") }?;
+        // SAFETY: the caller passes NULL or a runtime that it has not freed.
+        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+        // SAFETY: the caller passes NULL or an initialised struct.
+        let config = unsafe { args::handle(config, "config") }?;
+        // SAFETY: its lists are as long as they say.
+        let config = unsafe { config.to_core() }?;
+        let protection = runtime.0.attach_memcg_ops(config)?;
+        *out = Box::into_raw(Box::new(agentcg_memory_t(protection)));
+        Ok(())
+    })
+}
+
+/// What the protection has done so far, as JSON: `active`, `stalls`, `ignored`, `windows`,
+/// `protected_ms`, `recent` (the last windows).
+///
+/// `json_out` receives a string that the caller frees with `agentcg_string_free`.
+///
+/// Errors: INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_memory_stats_json(
+    memory: *const agentcg_memory_t,
+    json_out: *mut *mut c_char,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::out(json_out, "json_out") }?;
+        // SAFETY: the caller passes NULL or a protection that it has not freed.
+        let memory = unsafe { args::handle(memory, "memory") }?;
+        *out = args::json(&memory.0.stats())?;
+        Ok(())
+    })
+}
+
+/// Ends the protection and puts back every value that it changed. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_memory_free(memory: *mut agentcg_memory_t) {
+    // SAFETY: the caller passes NULL or a protection that it got, once.
+    unsafe { free(memory) }
+}

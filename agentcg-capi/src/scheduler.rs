@@ -1,0 +1,156 @@
+//! `agentcg_scheduler_t`.
+
+use std::ffi::c_char;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use agentcg_core::{Scheduler, SchedulerConfig, SchedulerScope};
+
+use crate::args;
+use crate::error::{Result, agentcg_error_t, free, guard};
+use crate::runtime::agentcg_runtime_t;
+
+/// Which tasks the scheduler takes over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum agentcg_scheduler_scope_t {
+    /// Every normal task of the machine.
+    AGENTCG_SCHEDULER_ALL = 0,
+    /// Only processes placed in the runtime's sessions, and their children.
+    AGENTCG_SCHEDULER_AGENTS = 1,
+}
+
+/// How to schedule. Fill it with `agentcg_scheduler_config_init`. It may change with the SONAME.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct agentcg_scheduler_config_t {
+    /// How long a task runs before others are looked at: 100 to 1000000 µs, default 5000.
+    pub slice_us: u64,
+    /// An `agentcg_scheduler_scope_t`.
+    pub scope: u32,
+}
+
+impl agentcg_scheduler_config_t {
+    fn to_core(self) -> Result<SchedulerConfig> {
+        let mut config = SchedulerConfig::default();
+        config.slice = Duration::from_micros(self.slice_us);
+        config.scope = match self.scope {
+            0 => SchedulerScope::All,
+            1 => SchedulerScope::Agents,
+            n => {
+                return Err(agentcg_error_t::invalid(format!(
+                    "invalid scope {n}: expected an agentcg_scheduler_scope_t"
+                )));
+            }
+        };
+        Ok(config)
+    }
+}
+
+/// The attached sched_ext scheduler. One thread at a time may use it.
+#[derive(Debug)]
+pub struct agentcg_scheduler_t(Scheduler);
+
+/// Fills in the defaults: a slice of 5 ms, all tasks. NULL is ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_scheduler_config_init(config: *mut agentcg_scheduler_config_t) {
+    if !config.is_null() {
+        let defaults = agentcg_scheduler_config_t {
+            slice_us: SchedulerConfig::default().slice.as_micros() as u64,
+            scope: agentcg_scheduler_scope_t::AGENTCG_SCHEDULER_ALL as u32,
+        };
+        // SAFETY: the caller's struct, which need not be initialised.
+        unsafe { config.write(defaults) }
+    }
+}
+
+/// Attaches a CPU scheduler that shares the CPU by `cpu.weight`. Needs root and a kernel with
+/// sched_ext (6.16). There can be one on a machine (`/sys/kernel/sched_ext/state`).
+///
+/// `config` NULL: the defaults. `out` receives the scheduler, which the caller frees with
+/// `agentcg_scheduler_free`.
+///
+/// Errors: UNSUPPORTED without sched_ext; BUSY when another scheduler is attached, naming it;
+/// INVALID_INPUT for a bad slice or scope; PERMISSION_DENIED; BPF.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_start_scheduler(
+    runtime: *const agentcg_runtime_t,
+    config: *const agentcg_scheduler_config_t,
+    out: *mut *mut agentcg_scheduler_t,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::out(out, "out") }?;
+        // SAFETY: the caller passes NULL or a runtime that it has not freed.
+        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+        // SAFETY: the caller passes NULL or an initialised struct.
+        let config = match unsafe { config.as_ref() } {
+            Some(config) => config.to_core()?,
+            None => SchedulerConfig::default(),
+        };
+        let scheduler = runtime.0.start_scheduler(config)?;
+        *out = Box::into_raw(Box::new(agentcg_scheduler_t(scheduler)));
+        Ok(())
+    })
+}
+
+/// Why the kernel detached the scheduler, as JSON (`kind`, `code`, `reason`, `message`, `dump`), or
+/// NULL while it is attached.
+///
+/// `json_out` receives NULL or a string that the caller frees with `agentcg_string_free`.
+///
+/// Errors: INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_scheduler_exited(
+    scheduler: *mut agentcg_scheduler_t,
+    json_out: *mut *mut c_char,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::out(json_out, "json_out") }?;
+        // SAFETY: the caller passes NULL or a scheduler that it has not freed and that no other
+        // thread uses.
+        let scheduler = unsafe { args::handle_mut(scheduler, "scheduler") }?;
+        if let Some(exit) = scheduler.0.exited() {
+            *out = args::json(&exit)?;
+        }
+        Ok(())
+    })
+}
+
+/// Counters since it was attached, as JSON: `direct` (wake-ups straight to an idle CPU), `queued`,
+/// `kept` (times a task ran on because nobody stood before it).
+///
+/// `json_out` receives a string that the caller frees with `agentcg_string_free`.
+///
+/// Errors: INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_scheduler_stats_json(
+    scheduler: *mut agentcg_scheduler_t,
+    json_out: *mut *mut c_char,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::out(json_out, "json_out") }?;
+        // SAFETY: the caller passes NULL or a scheduler that it has not freed and that no other
+        // thread uses.
+        let scheduler = unsafe { args::handle_mut(scheduler, "scheduler") }?;
+        *out = args::json(&scheduler.0.stats())?;
+        Ok(())
+    })
+}
+
+/// A descriptor for poll(2) that becomes readable when the kernel detaches the scheduler. It belongs
+/// to the scheduler: do not read from it, do not close it. -1 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_scheduler_fd(scheduler: *const agentcg_scheduler_t) -> i32 {
+    // SAFETY: the caller passes NULL or a scheduler that it has not freed.
+    unsafe { scheduler.as_ref() }.map_or(-1, |s| s.0.as_fd().as_raw_fd())
+}
+
+/// Detaches the scheduler; the kernel's own takes over. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_scheduler_free(scheduler: *mut agentcg_scheduler_t) {
+    // SAFETY: the caller passes NULL or a scheduler that it got, once.
+    unsafe { free(scheduler) }
+}

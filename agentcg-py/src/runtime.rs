@@ -1,0 +1,153 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agentcg_core::{
+    EventFilter, EventKind, EventMode, Limit, MemcgConfig, SchedulerConfig, SchedulerScope,
+    SessionConfig,
+};
+use pyo3::prelude::*;
+
+use crate::error;
+use crate::events::EventStream;
+use crate::handle::Handle;
+use crate::memory::MemoryProtection;
+use crate::scheduler::Scheduler;
+use crate::session::Session;
+
+/// The owner of one cgroup subtree.
+#[pyclass(frozen, module = "agentcg._native")]
+pub(crate) struct Runtime(Handle<agentcg_core::Runtime>);
+
+#[pymethods]
+impl Runtime {
+    #[new]
+    fn new(py: Python<'_>, root: Option<PathBuf>) -> PyResult<Self> {
+        let mut builder = agentcg_core::Runtime::builder();
+        if let Some(root) = root {
+            builder = builder.root(root);
+        }
+        let runtime = py.detach(|| builder.build()).map_err(|e| error::from_core(py, &e))?;
+        Ok(Self(Handle::new("runtime", runtime)))
+    }
+
+    #[getter]
+    fn root(&self, py: Python<'_>) -> PyResult<PathBuf> {
+        self.0.with(py, |r| Ok(r.root().path().to_path_buf()))
+    }
+
+    #[expect(clippy::too_many_arguments)] // one for each limit
+    fn session(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        priority: &str,
+        cpu_weight: Option<u32>,
+        cpu_max: Option<f64>,
+        memory_low: Option<&str>,
+        memory_high: Option<&str>,
+        memory_max: Option<&str>,
+        swap_max: Option<&str>,
+        pids_max: Option<&str>,
+    ) -> PyResult<Session> {
+        let session = self.0.with(py, |runtime| {
+            let limit = |text: Option<&str>| text.map(str::parse::<Limit>).transpose();
+            let mut config = SessionConfig::default();
+            config.priority = priority.parse()?;
+            config.cpu_weight = cpu_weight;
+            config.cpu_max = cpu_max;
+            config.memory_low = limit(memory_low)?;
+            config.memory_high = limit(memory_high)?;
+            config.memory_max = limit(memory_max)?;
+            config.swap_max = limit(swap_max)?;
+            config.pids_max = limit(pids_max)?;
+            runtime.session(name, config)
+        })?;
+        Ok(Session(Handle::new("session", session)))
+    }
+
+    fn start_scheduler(&self, py: Python<'_>, slice_us: u64, scope: &str) -> PyResult<Scheduler> {
+        let mut config = SchedulerConfig::default();
+        config.slice = Duration::from_micros(slice_us);
+        config.scope = match scope {
+            "all" => SchedulerScope::All,
+            "agents" => SchedulerScope::Agents,
+            _ => {
+                let message = format!("invalid scope {scope:?}: expected all or agents");
+                return Err(error::invalid(py, message));
+            }
+        };
+        let scheduler = self.0.with(py, |r| r.start_scheduler(config))?;
+        Ok(Scheduler(Handle::new("scheduler", scheduler)))
+    }
+
+    #[expect(clippy::too_many_arguments)]
+    fn attach_memcg_ops(
+        &self,
+        py: Python<'_>,
+        high: Vec<PathBuf>,
+        low: Vec<PathBuf>,
+        delay_ms: u64,
+        below_low: bool,
+        below_min: bool,
+        threshold: u64,
+        window_ms: u64,
+        backend: &str,
+    ) -> PyResult<MemoryProtection> {
+        let protection = self.0.with(py, |runtime| {
+            let mut config = MemcgConfig::default();
+            config.high = high;
+            config.low = low;
+            config.delay = Duration::from_millis(delay_ms);
+            config.below_low = below_low;
+            config.below_min = below_min;
+            config.threshold = threshold;
+            config.window = Duration::from_millis(window_ms);
+            config.backend = backend.parse()?;
+            runtime.attach_memcg_ops(config)
+        })?;
+        Ok(MemoryProtection(Handle::new("protection", protection)))
+    }
+
+    #[expect(clippy::too_many_arguments)]
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        mode: u32,
+        commands: Vec<String>,
+        pids: Vec<i32>,
+        cgroups: Vec<PathBuf>,
+        min_duration_ms: u64,
+        kinds: Option<Vec<String>>,
+    ) -> PyResult<EventStream> {
+        let kinds =
+            kinds.map(|names| names.iter().map(|name| kind(py, name)).collect()).transpose()?;
+        let stream = self.0.with(py, |runtime| {
+            let mut filter = EventFilter::default();
+            filter.mode = EventMode::from_number(mode)?;
+            filter.commands = commands;
+            filter.pids = pids;
+            filter.cgroups = cgroups;
+            filter.min_duration = Duration::from_millis(min_duration_ms);
+            filter.kinds = kinds.unwrap_or(filter.kinds);
+            runtime.subscribe(filter)
+        })?;
+        Ok(EventStream::new(stream))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        self.0.close(py);
+    }
+}
+
+fn kind(py: Python<'_>, name: &str) -> PyResult<EventKind> {
+    match name {
+        "EXEC" => Ok(EventKind::Exec),
+        "EXIT" => Ok(EventKind::Exit),
+        "FORK" => Ok(EventKind::Fork),
+        "FILE_OPEN" => Ok(EventKind::FileOpen),
+        _ => Err(error::invalid(
+            py,
+            format!("invalid kind {name:?}: expected EXEC, EXIT, FORK or FILE_OPEN"),
+        )),
+    }
+}

@@ -1,0 +1,272 @@
+package agentcg
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+var found = func() *Capabilities {
+	found, err := Probe()
+	if err != nil {
+		panic(err)
+	}
+	return found
+}()
+
+func root(t *testing.T) string {
+	t.Helper()
+	if !found.Supports("cgroup_create") {
+		t.Skip("needs root and cgroup v2:", found.Get("cgroup_create").Detail)
+	}
+	return fmt.Sprintf("%s/agentcg-go-%d", found.Get("cgroup2").Detail, os.Getpid())
+}
+
+func runtime(t *testing.T) *Runtime {
+	t.Helper()
+	r, err := NewRuntime(root(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func session(t *testing.T, r *Runtime, name string, config SessionConfig) *Session {
+	t.Helper()
+	s, err := r.OpenSession(name, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func expect(t *testing.T, err error, code Code, text string) {
+	t.Helper()
+	if !errors.Is(err, code) || !strings.Contains(err.Error(), text) {
+		t.Errorf("expected %v with %q, got %v", code, text, err)
+	}
+}
+
+func TestVersionAndCapabilities(t *testing.T) {
+	if strings.Count(Version(), ".") != 2 {
+		t.Error(Version())
+	}
+	if found.Kernel == "" || found.Get("sched_ext") == nil || found.Get("no such") != nil {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	_, err := NewRuntime("/no/such/cgroup")
+	expect(t, err, ErrNotFound, "/no/such")
+	if errors.Is(err, ErrBusy) || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%#v", err)
+	}
+	var e *Error
+	if !errors.As(err, &e) || e.Code != ErrNotFound || e.Errno == 0 {
+		t.Errorf("%#v", err)
+	}
+	r := runtime(t)
+	_, err = NewRuntime(root(t))
+	expect(t, err, ErrBusy, "agentcg-go")
+	_, err = r.OpenSession("a/b", SessionConfig{})
+	expect(t, err, ErrInvalidInput, "a/b")
+	_, err = r.Subscribe(EventFilter{Mode: 3})
+	expect(t, err, ErrInvalidInput, "mode")
+	_, err = r.Subscribe(EventFilter{MinDuration: -1})
+	expect(t, err, ErrInvalidInput, "MinDuration")
+}
+
+func TestSession(t *testing.T) {
+	r := runtime(t)
+	s := session(t, r, "a", SessionConfig{Priority: High})
+	if s.Path() != filepath.Join(root(t), "a") {
+		t.Error(s.Path())
+	}
+	cat := exec.Command("cat")
+	stdin, _ := cat.StdinPipe()
+	if err := cat.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.MovePid(cat.Process.Pid, s); err != nil {
+		t.Fatal(err)
+	}
+	membership, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", cat.Process.Pid))
+	if !strings.Contains(string(membership), "/a\n") {
+		t.Errorf("%s", membership)
+	}
+	stdin.Close()
+	cat.Wait()
+	usage, err := s.Usage()
+	if err != nil || usage.CPU.Usage == 0 {
+		t.Errorf("%+v %v", usage, err)
+	}
+
+	limited, err := r.OpenSession("b", SessionConfig{MemoryMax: LimitOf(64 << 20), SwapMax: Unlimited})
+	if !found.Supports("memory_controller") {
+		expect(t, err, ErrUnsupported, "memory.max")
+	} else if err != nil {
+		t.Error(err)
+	} else {
+		limited.Close()
+	}
+
+	s.Close()
+	s.Close()
+	if _, err := os.Stat(s.Path()); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := s.Usage(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+	if err := r.MovePid(1, s); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestScheduler(t *testing.T) {
+	r := runtime(t)
+	_, err := r.StartScheduler(SchedulerConfig{Slice: time.Microsecond})
+	expect(t, err, ErrInvalidInput, "slice")
+	s, err := r.StartScheduler(SchedulerConfig{Scope: AgentTasks})
+	if found.Backends.Scheduler != "sched_ext" {
+		expect(t, err, ErrUnsupported, "sched_ext")
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if exit, err := s.Exited(); exit != nil || err != nil {
+		t.Error(exit, err)
+	}
+	if _, err := s.Stats(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMemoryProtection(t *testing.T) {
+	r := runtime(t)
+	high := session(t, r, "high", SessionConfig{})
+	config := DefaultMemcgConfig()
+	if config.Delay != 50*time.Millisecond || !config.BelowLow {
+		t.Errorf("%+v", config)
+	}
+	config.High = []string{high.Path()}
+	m, err := r.AttachMemcgOps(config)
+	if found.Backends.Memory == "" {
+		expect(t, err, ErrUnsupported, high.Path())
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if stats, err := m.Stats(); err != nil || stats.Stalls != 0 {
+		t.Errorf("%+v %v", stats, err)
+	}
+}
+
+func subscribe(t *testing.T) *Events {
+	t.Helper()
+	r := runtime(t)
+	if !found.Supports("process_events") {
+		t.Skip(found.Get("process_events").Detail)
+	}
+	events, err := r.Subscribe(EventFilter{
+		Mode:  TrackedOnly,
+		Kinds: ExecEvents | ExitEvents,
+		Pids:  []int32{int32(os.Getpid())},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { events.Close() })
+	return events
+}
+
+func TestEvents(t *testing.T) {
+	events := subscribe(t)
+	if len(events.Missing()) != 0 {
+		t.Error(events.Missing())
+	}
+	events.SetDeadline(time.Now().Add(10 * time.Second))
+	started := make(chan int, 1)
+	// While Next waits.
+	time.AfterFunc(100*time.Millisecond, func() {
+		command := exec.Command("sh", "-c", "exit 3")
+		command.Run()
+		started <- command.ProcessState.Pid()
+	})
+	var argv []string
+	for {
+		event, err := events.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch event := event.(type) {
+		case *Exec:
+			argv = event.Argv
+		case *Exit:
+			if event.Pid != int32(<-started) || event.ExitCode == nil || *event.ExitCode != 3 || event.Signal != nil {
+				t.Errorf("%+v", event)
+			}
+			if !reflect.DeepEqual(argv, []string{"sh", "-c", "exit 3"}) {
+				t.Error(argv)
+			}
+			return
+		}
+	}
+}
+
+func TestNextEnds(t *testing.T) {
+	events := subscribe(t)
+	events.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if event, err := events.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(event, err)
+	}
+	events.SetDeadline(time.Time{})
+	time.AfterFunc(50*time.Millisecond, func() { events.Close() })
+	for i := 0; i < 2; i++ {
+		if event, err := events.Next(); !errors.Is(err, os.ErrClosed) {
+			t.Error(event, err)
+		}
+	}
+}
+
+func TestEveryKindOfEventIsKnown(t *testing.T) {
+	for kind, expected := range map[string]Event{
+		"EXEC": &Exec{}, "EXIT": &Exit{}, "FORK": &Fork{}, "FILE_OPEN": &FileOpen{}, "DROPPED": &Dropped{},
+	} {
+		event, err := parseEvent([]byte(`{"event":"` + kind + `"}`))
+		if err != nil || !reflect.DeepEqual(event, expected) {
+			t.Error(kind, event, err)
+		}
+	}
+	if _, err := parseEvent([]byte(`{"event":"TEA"}`)); err == nil {
+		t.Error("TEA is no event")
+	}
+}
+
+func TestExample(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles a program")
+	}
+	subscribe(t).Close() // or skips
+	command := exec.Command("go", "run", ".", "sh", "-c", "exit 3")
+	command.Dir = "../examples/go"
+	command.Env = append(os.Environ(), "AGENTCG_ROOT="+root(t)+"-example")
+	out, err := command.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "runs sh -c exit 3") || !strings.Contains(string(out), "exit status 3") {
+		t.Errorf("%v: %s", err, out)
+	}
+}

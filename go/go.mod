@@ -1,0 +1,3 @@
+module agentcg
+
+go 1.19

@@ -1,0 +1,79 @@
+"""The exceptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class AgentcgError(Exception):
+    """What failed, on which object, what the kernel said and what can be done about it."""
+
+    kind: str
+    """The class of failure: ``invalid_input``, ``not_found``, ``already_exists``, ``permission_denied``, ``busy``,
+    ``unsupported``, ``timed_out``, ``os``, ``bpf``, ``closed``."""
+    path: Path | None
+    """The kernel file, cgroup or program it is about."""
+    errno: int | None
+    """The kernel's errno, where the kernel was asked."""
+    help: str | None
+    """The way out, where there is one; the message contains it."""
+
+    def __init__(
+        self,
+        message: str,
+        kind: str = "other",
+        path: Path | None = None,
+        errno: int | None = None,
+        help: str | None = None,  # noqa: A002 - the attribute's name
+    ) -> None:
+        """Take the parts."""
+        super().__init__(message)
+        self.kind = kind
+        self.path = path
+        self.errno = errno
+        self.help = help
+
+
+class UnsupportedError(AgentcgError):
+    """The kernel, or its configuration, cannot do it."""
+
+
+class PermissionDeniedError(AgentcgError, PermissionError):
+    """Our privileges do not allow it."""
+
+
+class LimitError(AgentcgError, ValueError):
+    """A name, size, limit or option is not valid; nothing was changed."""
+
+
+_CLASSES = {
+    "invalid_input": LimitError,
+    "permission_denied": PermissionDeniedError,
+    "unsupported": UnsupportedError,
+}
+
+
+def make(
+    kind: str,
+    message: str,
+    path: Path | None = None,
+    errno: int | None = None,
+    help: str | None = None,  # noqa: A002 - the attribute's name
+) -> AgentcgError:
+    """Make the exception for a failure; called by the native module."""
+    return _CLASSES.get(kind, AgentcgError)(message, kind, path, errno, help)
+
+
+def within(name: str, value: int, low: int = 0, high: int = (1 << 64) - 1) -> int:
+    """Check that a number fits the native module's type; what it means is checked there."""
+    if not low <= value <= high:
+        raise make("invalid_input", f"invalid {name} {value}: expected {low} to {high}")
+    return value
+
+
+def pid(value: int) -> int:
+    """Check a process id."""
+    return within("pid", value, 1, (1 << 31) - 1)

@@ -1,0 +1,150 @@
+"""The events, as values that can be matched on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+
+    @dataclass_transform(frozen_default=True)
+    def _value(cls: type[T]) -> type[T]: ...
+
+else:
+
+    def _value(cls: type[T]) -> type[T]:
+        slots = {"slots": True} if sys.version_info >= (3, 10) else {}
+        return dataclass(frozen=True, **slots)(cls)
+
+
+_ABSENT_WHEN_NONE = ("cgroup", "session", "tool_call")
+
+
+@_value
+class Event:
+    """Something that a process did, or that reports of it were lost."""
+
+    EVENT: ClassVar[str]
+    """The kind, as in JSON: ``EXEC``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the event as in JSON."""
+        found: dict[str, Any] = {"event": self.EVENT}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None or field.name not in _ABSENT_WHEN_NONE:
+                found[field.name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+
+@_value
+class Origin(Event):
+    """What every event says of the process it is about."""
+
+    timestamp: int
+    """ns since boot, suspend included (``CLOCK_BOOTTIME``)."""
+    pid: int
+    ppid: int
+    comm: str
+    """The command name, at most 15 bytes."""
+    uid: int
+    cgroup_id: int
+    """The kernel's id of the cgroup, ``cgroup_id`` in BPF."""
+    cgroup: str | None
+    """The cgroup's path; None when the process was gone before it could be looked up."""
+    session: str | None
+    tool_call: str | None
+
+
+@_value
+class Exec(Origin):
+    """A program was executed."""
+
+    EVENT = "EXEC"
+
+    filename: str
+    """The path that was executed, as given."""
+    argv: tuple[str, ...]
+    """The arguments, up to 16 KiB."""
+    full_command: str
+    """The arguments joined by blanks, for reading."""
+    argv_truncated: bool
+    """There was more than fits."""
+
+
+@_value
+class Exit(Origin):
+    """A process ended."""
+
+    EVENT = "EXIT"
+
+    exit_code: int | None
+    """None when a signal killed it."""
+    signal: int | None
+    """The signal that killed it."""
+    core_dumped: bool
+    duration_ms: int
+    """Since it was forked."""
+    cpu_user_us: int
+    cpu_system_us: int
+    memory_peak_bytes: int
+    """The largest resident set."""
+    read_bytes: int
+    """From block devices."""
+    write_bytes: int
+    """To block devices."""
+    oom_killed: bool
+    """The OOM killer chose it."""
+
+
+@_value
+class Fork(Origin):
+    """A process forked; the origin is the parent."""
+
+    EVENT = "FORK"
+
+    child_pid: int
+
+
+@_value
+class FileOpen(Origin):
+    """A process opened a file, or tried to."""
+
+    EVENT = "FILE_OPEN"
+
+    filepath: str
+    """As the process gave it."""
+    flags: int
+    """The ``O_*`` flags."""
+    result: int
+    """The file descriptor, or minus the errno."""
+    count: int
+    """How many opens this event stands for."""
+
+
+@_value
+class Dropped(Event):
+    """Events were lost between the last event and this one."""
+
+    EVENT = "DROPPED"
+
+    count: int
+    reason: str
+    """``ring_full``: the reader was too slow; ``read_fault``: arguments or a path could not be read."""
+
+
+_CLASSES = {cls.EVENT: (cls, [f.name for f in fields(cls)]) for cls in (Exec, Exit, Fork, FileOpen, Dropped)}
+
+
+def from_json(line: str) -> Event:
+    """Make the event of one line of the native module's JSON."""
+    found = json.loads(line)
+    cls, names = _CLASSES[found["event"]]
+    if "argv" in found:
+        found["argv"] = tuple(found["argv"])
+    return cls(*map(found.get, names))

@@ -1,0 +1,174 @@
+"""The owner of one cgroup subtree."""
+
+from __future__ import annotations
+
+import operator
+import os
+import weakref
+from typing import TYPE_CHECKING, Literal, TypeVar, Union
+
+from agentcg import _native
+from agentcg._capabilities import Capabilities, capabilities
+from agentcg._errors import pid, within
+from agentcg._handle import Handle
+from agentcg._memory import MemoryProtection
+from agentcg._scheduler import Scheduler
+from agentcg._session import Session
+from agentcg._stream import EventStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from agentcg._session import Priority
+
+H = TypeVar("H", bound=Handle)
+StrPath = Union[str, "os.PathLike[str]"]
+Kind = Literal["EXEC", "EXIT", "FORK", "FILE_OPEN"]
+
+
+class Runtime(Handle):
+    """The owner of one cgroup subtree and of everything attached on its behalf.
+
+    ``root`` is the cgroup below which the sessions are made; it is made if it is missing, in an existing parent.
+    Default: ``agentcg`` below the cgroup v2 mount. A second runtime on the same root is refused. What a killed process
+    left there is removed first.
+
+    Closing it closes all that it gave out, removes the cgroups that it made and switches controllers off again that it
+    switched on.
+    """
+
+    __slots__ = ("_given", "_native")
+
+    def __init__(self, root: StrPath | None = None) -> None:
+        """Take the subtree."""
+        self._native = _native.Runtime(root)
+        self._given: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+    @property
+    def root(self) -> Path:
+        """The root cgroup's directory."""
+        return self._native.root
+
+    def capabilities(self) -> Capabilities:
+        """Probe what this kernel and our privileges allow; :func:`agentcg.capabilities` needs no runtime."""
+        return capabilities()
+
+    def session(
+        self,
+        name: str,
+        priority: Priority = "normal",
+        *,
+        cpu_weight: int | None = None,
+        cpu_max: float | None = None,
+        memory_low: int | str | None = None,
+        memory_high: int | str | None = None,
+        memory_max: int | str | None = None,
+        swap_max: int | str | None = None,
+        pids_max: int | str | None = None,
+    ) -> Session:
+        """Make a session: the cgroup ``name`` below the root.
+
+        ``cpu_weight`` is 1 to 10000, by default that of the priority (150, 100, 50); ``cpu_max`` is in CPUs' worth of
+        time. Sizes are bytes, text such as ``"512M"``, or ``"max"`` for no limit. None leaves a limit as the kernel
+        has it. A limit whose controller is missing is an :class:`UnsupportedError`.
+        """
+        native = self._native.session(
+            name,
+            priority,
+            None if cpu_weight is None else within("cpu_weight", cpu_weight, 1, 10_000),
+            cpu_max,
+            _limit(memory_low),
+            _limit(memory_high),
+            _limit(memory_max),
+            _limit(swap_max),
+            _limit(pids_max),
+        )
+        return self._give(Session(native, name, priority))
+
+    def start_scheduler(self, slice_us: int = 5000, scope: Literal["all", "agents"] = "all") -> Scheduler:
+        """Attach a CPU scheduler that shares the CPU by ``cpu.weight``; needs root and a kernel with sched_ext.
+
+        ``slice_us`` is how long a task runs before others are looked at, 100 to 1000000. Scope ``agents``: only
+        processes placed in sessions, and their children.
+        """
+        return self._give(Scheduler(self._native.start_scheduler(within("slice_us", slice_us), scope)))
+
+    def attach_memcg_ops(
+        self,
+        high: Iterable[Session | StrPath],
+        low: Iterable[Session | StrPath] = (),
+        *,
+        delay_ms: int = 50,
+        below_low: bool = True,
+        below_min: bool = False,
+        threshold: int = 0,
+        window_ms: int = 1000,
+        backend: Literal["auto", "memcg_bpf_ops", "cgroup"] = "auto",
+    ) -> MemoryProtection:
+        """Protect the memory of the ``high`` cgroups against the ``low`` ones while they stall for it.
+
+        ``delay_ms`` is how long an allocation of a low one may be delayed (0: not at all), ``below_low`` and
+        ``below_min`` whether reclaim spares the high ones while it can, or always; ``threshold`` how many major faults
+        and refaults a stall must have to count, ``window_ms`` how long protection lasts after the last stall.
+        """
+        native = self._native.attach_memcg_ops(
+            [_cgroup(c) for c in high],
+            [_cgroup(c) for c in low],
+            within("delay_ms", delay_ms),
+            below_low,
+            below_min,
+            within("threshold", threshold),
+            within("window_ms", window_ms),
+            backend,
+        )
+        return self._give(MemoryProtection(native))
+
+    def subscribe(
+        self,
+        mode: Literal[0, 1, 2] = 0,
+        commands: Iterable[str] = (),
+        pids: Iterable[int] = (),
+        cgroups: Iterable[Session | StrPath] = (),
+        *,
+        min_duration_ms: int = 0,
+        kinds: Iterable[Kind] | None = None,
+    ) -> EventStream:
+        """Subscribe to what processes do, from now on; filtered in the kernel.
+
+        A process is tracked when its command, pid or cgroup is named here, or when its parent was tracked when it
+        forked. Mode 0 delivers everything, 1 file events of tracked processes only, 2 tracked processes only.
+        ``min_duration_ms`` leaves out the EXIT of processes that lived less. ``python`` also matches ``python3.11``.
+        """
+        native = self._native.subscribe(
+            within("mode", mode, 0, 2),
+            list(commands),
+            [pid(p) for p in pids],
+            [_cgroup(c) for c in cgroups],
+            within("min_duration_ms", min_duration_ms),
+            None if kinds is None else list(kinds),
+        )
+        return self._give(EventStream(native))
+
+    def move_pid(self, pid: int, session: Session) -> None:
+        """Move a process with all its threads into a session; its later children are born there."""
+        session.move_pid(pid)
+
+    def close(self) -> None:
+        """Close what it gave out, then give the subtree back; doing so again does nothing."""
+        for handle in list(self._given):
+            handle.close()
+        self._native.close()
+
+    def _give(self, handle: H) -> H:
+        self._given.add(handle)
+        return handle
+
+
+def _limit(value: int | str | None) -> str | None:
+    """Make text of a limit: the native module has the one parser of sizes."""
+    return value if value is None or isinstance(value, str) else str(operator.index(value))
+
+
+def _cgroup(cgroup: Session | StrPath) -> StrPath:
+    return cgroup.path if isinstance(cgroup, Session) else cgroup
