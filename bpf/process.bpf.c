@@ -178,7 +178,8 @@ static void *lost(void)
 
 /*
  * Sizes given to bpf_ringbuf_reserve() must be constants, hence one record type for each. False
- * when the path does not fit the small one.
+ * when the path does not fit the small one. A discarded record wakes the reader too: it sleeps in
+ * front of it, and a later record wakes only a reader that has come as far as that one.
  */
 #define DEFINE_EXEC(name, path_size, args_size)                                                    \
 	struct name {                                                                              \
@@ -199,7 +200,7 @@ static void *lost(void)
 		n = bpf_probe_read_kernel_str(rec->path, path_size,                                \
 					      BPF_CORE_READ(bprm, filename));                      \
 		if (n == (path_size) && (path_size) < LARGE_PATH) {                                \
-			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);                                \
+			bpf_ringbuf_discard(rec, 0);                                               \
 			return false;                                                              \
 		}                                                                                  \
 		fill(&rec->e.h, RECORD_EXEC, task);                                                \
@@ -394,7 +395,7 @@ int on_openat2_enter(struct trace_event_raw_sys_enter *ctx)
 		if (n < 0 || (n == (path_size) && (path_size) < LARGE_PATH)) {                     \
 			if (n < 0)                                                                 \
 				__sync_fetch_and_add(&loss.read_fault, 1);                         \
-			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);                                \
+			bpf_ringbuf_discard(rec, 0);                                               \
 			return n < 0;                                                              \
 		}                                                                                  \
 		fill(&rec->e.h, RECORD_FILE_OPEN, task);                                           \

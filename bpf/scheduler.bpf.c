@@ -13,7 +13,9 @@
  *  - A task that goes on running competes with the head of the queue like any other: without this a
  *    group whose every task runs would look as if it wanted nothing.
  *  - A cgroup that slept starts one slice before the current virtual time: it neither saves up what
- *    it did not use nor waits behind those that ran.
+ *    it did not use nor waits behind those that ran. One that stays runnable may fall MAX_LAG
+ * slices behind and then catches up: CPUs that switch at the same moment do not see the task that
+ * the other one is just putting back, and take the next in its place.
  *  - Tasks bound to some CPUs stand in the same queue; a CPU takes the first that it may run.
  *
  * docs/scheduler.md has the reasons and what was measured.
@@ -29,6 +31,8 @@ char _license[] SEC("license") = "GPL";
 #define MAX_DEPTH 32
 /* The weight of a cgroup's own tasks beside its children: that of a child nobody configured. */
 #define SELF_WEIGHT 100
+/* What a cgroup that cannot use its share (one task on two CPUs) may claim later is bounded too. */
+#define MAX_LAG 20
 /* Inverse shares have 10 fractional bits; the cap keeps slice * inverse below 2^63. */
 #define ONE (1ULL << 10)
 #define MAX_INVERSE (1ULL << 36)
@@ -68,6 +72,10 @@ struct {
 	__type(key, int);
 	__type(value, struct task_ctx);
 } task_ctxs SEC(".maps");
+
+#define MAX_CPUS 1024
+/* The virtual start time of what each CPU runs; 0 where nobody may be displaced. */
+u64 started[MAX_CPUS];
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -128,6 +136,8 @@ static void count_runnable(u64 id, s32 change)
 	if (!cg)
 		return;
 	bpf_spin_lock(&cg->lock);
+	if (!cg->nr_runnable)
+		cg->finish = later(cg->finish, vtime_now - cfg.slice_ns);
 	cg->nr_runnable += change;
 	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
@@ -187,6 +197,12 @@ static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 	tc->charged = 0;
 }
 
+/* Where the next slice of a cgroup starts in virtual time. */
+static u64 start_of(struct sched_cgroup *cg)
+{
+	return later(cg->finish, vtime_now - MAX_LAG * cfg.slice_ns);
+}
+
 /* Grants a slice; returns its virtual start time. */
 static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 {
@@ -198,7 +214,7 @@ static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 	tc->inverse = inverse_share(cg);
 	tc->charged = virtual(slice, tc->inverse);
 	bpf_spin_lock(&cg->lock);
-	start = later(cg->finish, vtime_now - cfg.slice_ns);
+	start = start_of(cg);
 	cg->finish = start + tc->charged;
 	bpf_spin_unlock(&cg->lock);
 	return start;
@@ -223,6 +239,35 @@ static u64 take_runtime(struct task_ctx *tc, struct sched_cgroup *cg, bool goes_
 static bool serves_cpu(struct task_struct *p)
 {
 	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
+}
+
+static void note_start(s32 cpu, u64 start)
+{
+	started[cpu & (MAX_CPUS - 1)] = start;
+}
+
+/* Has a CPU that runs what stands a slice or more behind `start` choose again. */
+static void displace(struct task_struct *p, u64 start)
+{
+	u32 nr_cpus = scx_bpf_nr_cpu_ids(), here = bpf_get_smp_processor_id();
+	u64 latest = start + cfg.slice_ns;
+	s32 i, found = -1;
+
+	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
+	bpf_for(i, 1, nr_cpus < 8 ? nr_cpus : 8)
+	{
+		u32 cpu = (here + i) % nr_cpus;
+		u64 at = started[cpu & (MAX_CPUS - 1)];
+
+		if (at && before(latest, at) && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
+			latest = at;
+			found = cpu;
+		}
+	}
+	if (found >= 0) {
+		__sync_fetch_and_add(&stats.displaced, 1);
+		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
+	}
 }
 
 s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
@@ -263,29 +308,35 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	else if (cg && !(enq_flags & SCX_ENQ_WAKEUP))
+		displace(p, start);
 }
 
-/* Does a task that this CPU may run stand before virtual time `start`? */
-static bool head_is_before(s32 cpu, u64 start)
+/*
+ * Takes the first task that this CPU may run, if it stands before virtual time `start`. That very
+ * task: between a look and a plain take of the first one, another CPU may have taken what was seen,
+ * and the next may stand far behind.
+ */
+static bool take_before(s32 cpu, u64 start)
 {
 	struct task_struct *p;
-	bool found = false;
-	int looked = 0;
+	bool taken = false;
+	u64 at;
 
 	bpf_for_each(scx_dsq, p, QUEUE, 0)
 	{
-		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
-			found = before(p->scx.dsq_vtime, start);
+		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
+			continue;
+		at = p->scx.dsq_vtime;
+		if (!before(at, start))
 			break;
-		}
-		/* Many tasks bound elsewhere: let the kernel search, it moves the first that fits.
-		 */
-		if (++looked == 64) {
-			found = true;
+		taken = scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL, 0);
+		if (taken) {
+			note_start(cpu, at);
 			break;
 		}
 	}
-	return found;
+	return taken;
 }
 
 void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
@@ -306,10 +357,11 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	}
 	used = take_runtime(tc, cg, true);
 	settle(tc, cg, used);
-	start = later(cg->finish, vtime_now - cfg.slice_ns);
-	if (head_is_before(cpu, start) && scx_bpf_dsq_move_to_local(QUEUE, 0))
+	start = start_of(cg);
+	if (take_before(cpu, start))
 		return;
 	charge(tc, cg, slice_of(prev));
+	note_start(cpu, start);
 	if (before(vtime_now, start))
 		vtime_now = start;
 	__sync_fetch_and_add(&stats.kept, 1);
@@ -324,6 +376,7 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	if (!tc)
 		return;
 	tc->run_at = scx_bpf_now();
+	note_start(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
 	if (tc->charged && before(vtime_now, p->scx.dsq_vtime))

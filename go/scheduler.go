@@ -26,9 +26,10 @@ type SchedulerConfig struct {
 
 // SchedulerStats are counters since the scheduler was attached.
 type SchedulerStats struct {
-	Direct uint64 `json:"direct"` // wake-ups that went straight to an idle CPU
-	Queued uint64 `json:"queued"` // tasks put into the queue
-	Kept   uint64 `json:"kept"`   // times a task went on running because nobody stood before it
+	Direct    uint64 `json:"direct"`    // wake-ups that went straight to an idle CPU
+	Queued    uint64 `json:"queued"`    // tasks put into the queue
+	Kept      uint64 `json:"kept"`      // times a task went on running because nobody stood before it
+	Displaced uint64 `json:"displaced"` // times a CPU had to choose again because another put back a task that came first
 }
 
 // SchedulerExit is why the kernel detached a scheduler, in its words.

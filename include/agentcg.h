@@ -556,7 +556,8 @@ agentcg_error_t *agentcg_scheduler_exited(agentcg_scheduler_t *scheduler, char *
 
 /**
  * Counters since it was attached, as JSON: `direct` (wake-ups straight to an idle CPU), `queued`,
- * `kept` (times a task ran on because nobody stood before it).
+ * `kept` (times a task ran on because nobody stood before it), `displaced` (times a CPU had to
+ * choose again because another had put back a task that came first).
  *
  * `json_out` receives a string that the caller frees with `agentcg_string_free`.
  *

@@ -117,8 +117,8 @@ fn table(
     used.sort_by_key(|(ns, ..)| std::cmp::Reverse(*ns));
     let stats = scheduler.stats();
     let mut text = format!(
-        "to idle CPU {}  queued {}  kept running {}\n   CPU  weight  runnable  cgroup",
-        stats.direct, stats.queued, stats.kept
+        "to idle CPU {}  queued {}  kept running {}  displaced {}\n   CPU  weight  runnable  cgroup",
+        stats.direct, stats.queued, stats.kept, stats.displaced
     );
     for (ns, r, path) in used.into_iter().take(SHOWN) {
         let cpus = ns as f64 / elapsed.as_nanos() as f64;

@@ -1,10 +1,11 @@
 //! Two groups with weights 100 and 300: the ratio of what they get should be 3.
 
-use std::process::{Child, Command};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agentcg_core::{Cgroup, Controller, Scheduler, SchedulerConfig, mount_point};
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// Burners, and a cgroup, that are gone afterwards.
 struct Group {
@@ -18,11 +19,22 @@ impl Group {
         cgroup.set_cpu_weight(weight)?;
         let mut group = Self { cgroup, burners: Vec::new() };
         for _ in 0..burners {
-            let child = Command::new(std::env::current_exe()?).arg("burn").spawn()?;
+            let mut child = Command::new(std::env::current_exe()?)
+                .arg("burn")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            // It says when its own start is over; from then on it waits.
+            child.stdout.as_mut().context("no pipe")?.read_exact(&mut [0])?;
             group.cgroup.move_pid(child.id() as i32)?;
             group.burners.push(child);
         }
         Ok(group)
+    }
+
+    fn go(&mut self) {
+        // The end of its input is what each waits for.
+        self.burners.iter_mut().for_each(|b| drop(b.stdin.take()));
     }
 
     fn used(&self) -> Result<f64> {
@@ -37,6 +49,16 @@ impl Drop for Group {
             let _ = burner.wait();
         }
         let _ = self.cgroup.remove();
+    }
+}
+
+/// What a burner does. No PAUSE instruction: an emulator takes it as a hint to do something else.
+pub fn burn() -> ! {
+    let _ = std::io::stdout().write_all(b"r").and_then(|()| std::io::stdout().flush());
+    let _ = std::io::stdin().read(&mut [0]);
+    let mut n = 0u64;
+    loop {
+        n = std::hint::black_box(n.wrapping_add(1));
     }
 }
 
@@ -58,8 +80,10 @@ pub fn run(seconds: u64) -> Result<()> {
                 format!("{burners} + {burners}"),
                 cpu * 100.0
             );
-            if let Some(exit) = scheduler.and_then(|s| s.exited()) {
-                anyhow::bail!("the kernel detached the scheduler: {exit}");
+            if let Some(scheduler) = scheduler {
+                if let Some(exit) = scheduler.exited() {
+                    anyhow::bail!("the kernel detached the scheduler: {exit}");
+                }
             }
         }
     }
@@ -69,8 +93,10 @@ pub fn run(seconds: u64) -> Result<()> {
 
 /// The ratio, and the part of all CPUs that was used.
 fn measure(place: &Cgroup, burners: usize, seconds: u64) -> Result<(f64, f64)> {
-    let light = Group::new(place, "light", 100, burners)?;
-    let heavy = Group::new(place, "heavy", 300, burners)?;
+    let mut light = Group::new(place, "light", 100, burners)?;
+    let mut heavy = Group::new(place, "heavy", 300, burners)?;
+    light.go();
+    heavy.go();
     std::thread::sleep(Duration::from_millis(500));
     let (at, a, b) = (Instant::now(), light.used()?, heavy.used()?);
     std::thread::sleep(Duration::from_secs(seconds));

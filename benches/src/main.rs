@@ -50,8 +50,6 @@ fn main() -> anyhow::Result<()> {
     match what {
         What::Fairness { seconds } => fairness::run(seconds),
         What::Events { runs } => events::run(runs),
-        What::Burn => loop {
-            std::hint::spin_loop();
-        },
+        What::Burn => fairness::burn(),
     }
 }

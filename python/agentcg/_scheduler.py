@@ -22,6 +22,8 @@ class SchedulerStats:
     """Tasks put into the queue."""
     kept: int
     """Times a task went on running because nobody stood before it."""
+    displaced: int
+    """Times a CPU had to choose again because another had put back a task that came first."""
 
 
 @dataclass(frozen=True)

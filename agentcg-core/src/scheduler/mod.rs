@@ -63,6 +63,8 @@ pub struct SchedulerStats {
     pub queued: u64,
     /// Times a task went on running because nobody stood before it.
     pub kept: u64,
+    /// Times a CPU had to choose again because another had put back a task that came first.
+    pub displaced: u64,
 }
 
 /// What one cgroup got.
@@ -167,6 +169,7 @@ impl Scheduler {
             direct: data.stats.direct,
             queued: data.stats.queued,
             kept: data.stats.kept,
+            displaced: data.stats.displaced,
         }
     }
 

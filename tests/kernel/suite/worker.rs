@@ -31,8 +31,10 @@ pub fn run(job: &str) -> ! {
         "burn" => {
             ready();
             wait();
+            let mut n = 0u64;
+            // No PAUSE instruction: an emulator takes it as a hint to do something else.
             loop {
-                std::hint::spin_loop();
+                n = std::hint::black_box(n.wrapping_add(1));
             }
         }
         "loop_over" => loop_over(arg.parse().expect("bytes")),
