@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The process monitor: exec, exit, fork and file open, filtered in the kernel, through one ring
- * buffer.
+ * The process monitor. One loaded copy serves several subscribers, each with filters and a ring
+ * buffer of its own; a subscriber is a bit in every mask.
  *
- * A process is "tracked" when its command, pid or cgroup matches the configuration, or its parent
- * was tracked when it forked. The mark lives in the task storage of the thread group leader: it
- * goes with the process, needs no size and no cleaning up.
+ * A process is tracked by a subscriber when its command, pid, user, cgroup or executable matches
+ * that subscriber's filter, or its parent was tracked when it forked. The marks live in the task
+ * storage of the thread group leader: they go with the process, need no size and no cleaning up.
+ *
+ * What nobody wants costs a look at `audiences` and at the marks, and returns.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
@@ -14,339 +16,797 @@
 
 #include "process.h"
 
+#define EBUSY 16
+
 char LICENSE[] SEC("license") = "GPL";
 
-const volatile struct process_config cfg = {};
-struct process_loss loss = {};
+/* Written by user space while the programs run. */
+struct audience audiences[NR_KINDS] = {};
+u32 filters_in_use = 0;
+u32 nr_slots = 0; /* slots above are unused */
+
+/* Of which subscriber the iterators below set and clear the marks. */
+u32 marked_slot = 0;
 
 struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
-} events SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SUBSCRIBERS);
+	__type(key, u32);
+	__type(value, struct subscriber);
+} subscribers SEC(".maps");
 
-/* The command names to track, padded with NULs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SUBSCRIBERS);
+	__type(key, u32);
+	__type(value, struct process_loss);
+} losses SEC(".maps");
+
+struct ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_SUBSCRIBERS);
+	__type(key, u32);
+	__array(values, struct ring);
+} rings SEC(".maps");
+
+/* The filters: what to track, and for whom. Command names are padded with NULs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
 	__type(key, char[COMM_LEN]);
-	__type(value, u8);
+	__type(value, u32);
 } commands SEC(".maps");
 
-/* The cgroups (with everything below them) and the pids to track. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
 	__type(key, u64);
-	__type(value, u8);
-} cgroups SEC(".maps"), pids SEC(".maps");
+	__type(value, u32);
+} cgroups SEC(".maps"), pids SEC(".maps"), uids SEC(".maps");
 
-struct task_state {
-	/* of the leader, for the process */
+struct path_prefix {
+	u32 bits;
+	char path[12]
+		 [21]; /* 252 bytes; in rows, for the generated bindings derive no longer ones */
+};
+
+/* A path matches its longest prefix only, so user space gives a prefix the marks of shorter ones.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct path_prefix);
+	__type(value, u32);
+} paths SEC(".maps");
+
+/* Of a process, kept at its leader. */
+struct process_state {
 	u32 tracked;
 	u32 exited;
-	/* of each thread, from the entry of an open to its exit */
-	u64 open_path;
-	u32 open_flags;
-	u32 in_open;
+	u32 parent;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct task_state);
-} tasks SEC(".maps");
+	__type(value, struct process_state);
+} processes SEC(".maps");
 
-static struct task_state *state_of(struct task_struct *task)
+/* Of a thread whose opens somebody wants. */
+struct opening {
+	u64 path; /* in user memory, from the entry of the system call to its exit */
+	u32 flags;
+	u32 in_call;
+	/* the last path, how often it was opened since its record, and when that was */
+	u64 hash;
+	u64 repeated;
+	u64 since;
+	u32 repeated_flags;
+	s32 repeated_result;
+	/* for the rate limit */
+	u64 second;
+	u32 in_second;
+	u32 which; /* of the two buffers: the last path */
+	char paths[2][SMALL_PATH / 32][32];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct opening);
+} openings SEC(".maps");
+
+/* ---- who is interested */
+
+static struct process_state *state_of(struct task_struct *leader)
 {
-	return bpf_task_storage_get(&tasks, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	return bpf_task_storage_get(&processes, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
-static bool is_tracked(struct task_struct *leader)
+static u32 tracked_by(struct task_struct *leader)
 {
-	struct task_state *s = bpf_task_storage_get(&tasks, leader, NULL, 0);
+	struct process_state *s = bpf_task_storage_get(&processes, leader, NULL, 0);
 
-	return s && s->tracked;
+	return s ? s->tracked : 0;
+}
+
+static u32 wanted_by(u32 kind, u32 tracked)
+{
+	struct audience *a = &audiences[kind & (NR_KINDS - 1)];
+
+	return a->of_all | (a->of_tracked & tracked);
+}
+
+/* Nobody wants this kind of anything. */
+static bool unwanted(u32 kind)
+{
+	struct audience *a = &audiences[kind & (NR_KINDS - 1)];
+
+	return !(a->of_all | a->of_tracked);
 }
 
 /*
  * "python" matches python, python3 and python3.11: the name, then digits and dots only. So take
  * these off the end, one by one, and look up what is left.
  */
-static bool command_matches(struct task_struct *task)
+static u32 command_matches(struct task_struct *task)
 {
 	char comm[COMM_LEN] = {};
+	u32 found = 0;
 
-	if (!cfg.nr_commands)
-		return false;
 	BPF_CORE_READ_INTO(&comm, task, comm);
 	for (int i = COMM_LEN - 1; i >= 0; i--) {
 		char last = comm[i];
+		u32 *mask;
 
-		if (last && bpf_map_lookup_elem(&commands, comm))
-			return true;
-		if (last && !((last >= '0' && last <= '9') || last == '.'))
-			return false;
+		if (last) {
+			mask = bpf_map_lookup_elem(&commands, comm);
+			if (mask)
+				found |= *mask;
+			if (!((last >= '0' && last <= '9') || last == '.'))
+				return found;
+		}
 		/* Also where it is zero already, so that the verifier sees one state, not 2^16. */
 		*(volatile char *)&comm[i] = 0;
 	}
-	return false;
+	return found;
 }
 
-static bool cgroup_matches(struct task_struct *task)
+static u32 cgroup_matches(struct task_struct *task)
 {
-	struct cgroup *cgrp;
-	int level;
+	struct cgroup *cgrp = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	int level = BPF_CORE_READ(cgrp, level);
+	u32 found = 0;
 
-	if (!cfg.nr_cgroups)
-		return false;
-	cgrp = BPF_CORE_READ(task, cgroups, dfl_cgrp);
-	level = BPF_CORE_READ(cgrp, level);
 	for (int i = 0; i < 32 && i <= level; i++) {
 		struct cgroup *ancestor = NULL;
+		u32 *mask;
 		u64 id;
 
 		bpf_core_read(&ancestor, sizeof(ancestor), &cgrp->ancestors[i]);
 		id = BPF_CORE_READ(ancestor, kn, id);
-		if (bpf_map_lookup_elem(&cgroups, &id))
-			return true;
+		mask = bpf_map_lookup_elem(&cgroups, &id);
+		if (mask)
+			found |= *mask;
 	}
-	return false;
+	return found;
 }
 
 /*
  * A global function, which the verifier checks once and not at every call; such a function takes no
  * kernel pointer, but what it does with the task is to read it, and an address is enough for that.
  */
-__noinline bool matches_at(u64 address)
+__noinline u32 matches_at(u64 address)
 {
 	struct task_struct *task = (void *)address;
-	u64 pid = BPF_CORE_READ(task, tgid);
+	u32 found = 0, *mask;
+	u64 id;
 
-	if (cfg.nr_pids && bpf_map_lookup_elem(&pids, &pid))
-		return true;
-	return command_matches(task) || cgroup_matches(task);
+	if (filters_in_use & FILTER_COMMANDS)
+		found |= command_matches(task);
+	if (filters_in_use & FILTER_CGROUPS)
+		found |= cgroup_matches(task);
+	if (filters_in_use & FILTER_PIDS) {
+		id = BPF_CORE_READ(task, tgid);
+		mask = bpf_map_lookup_elem(&pids, &id);
+		if (mask)
+			found |= *mask;
+	}
+	if (filters_in_use & FILTER_UIDS) {
+		id = BPF_CORE_READ(task, cred, uid.val);
+		mask = bpf_map_lookup_elem(&uids, &id);
+		if (mask)
+			found |= *mask;
+	}
+	return found;
 }
 
-static bool matches(struct task_struct *leader)
+static u32 matches(struct task_struct *leader)
 {
+	if (!filters_in_use)
+		return 0;
 	/* A leader leads itself; read from memory, its address is a plain number. */
 	return matches_at((u64)BPF_CORE_READ(leader, group_leader));
 }
 
-/* Tracks the process if it matches now; once tracked, always tracked. */
-static bool track(struct task_struct *leader)
+static u32 path_matches(struct linux_binprm *bprm)
 {
-	struct task_state *s;
+	struct path_prefix key = {.bits = sizeof(key.path) * 8};
+	u32 *mask;
 
-	if (cfg.mode == 0)
-		return true;
-	if (is_tracked(leader))
-		return true;
-	if (!matches(leader))
-		return false;
-	s = state_of(leader);
-	if (s)
-		s->tracked = 1;
-	return true;
+	if (!(filters_in_use & FILTER_PATHS))
+		return 0;
+	bpf_probe_read_kernel_str(key.path, sizeof(key.path), BPF_CORE_READ(bprm, filename));
+	mask = bpf_map_lookup_elem(&paths, &key);
+	return mask ? *mask : 0;
 }
 
-static void fill(struct record_header *h, u32 kind, struct task_struct *task)
+/* ---- delivery */
+
+struct wake {
+	struct bpf_timer timer;
+	u32 armed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SUBSCRIBERS);
+	__type(key, u32);
+	__type(value, struct wake);
+} wakes SEC(".maps");
+
+static int wake_up(void *map, u32 *slot, struct wake *w)
+{
+	void *ring = bpf_map_lookup_elem(&rings, slot), *nothing;
+
+	/* First: a record from now on arms the timer again. */
+	w->armed = 0;
+	if (!ring)
+		return 0;
+	/* A record of nothing, which the reader does not see. A full ring has woken it already. */
+	nothing = bpf_ringbuf_reserve(ring, 8, 0);
+	if (nothing)
+		bpf_ringbuf_discard(nothing, BPF_RB_FORCE_WAKEUP);
+	return 0;
+}
+
+SEC("syscall")
+int ready_timer(struct ready_timer_args *args)
+{
+	u32 slot = args->slot;
+	struct wake *w = bpf_map_lookup_elem(&wakes, &slot);
+	long err;
+
+	if (!w)
+		return 1;
+	w->armed = 0;
+	/* 1: CLOCK_MONOTONIC */
+	err = bpf_timer_init(&w->timer, &wakes, 1);
+	/* Readied for an earlier subscriber of this slot. */
+	if (err == -EBUSY)
+		return 0;
+	return err ?: bpf_timer_set_callback(&w->timer, wake_up);
+}
+
+/*
+ * Nearly all of the cost of a record is the wake-up of its reader. So it waits for more of them, at
+ * most delay_ns, unless the ring is half full.
+ */
+static u64 submit_flags(struct subscriber *sub, void *ring)
+{
+	if (!sub->delay_ns)
+		return 0;
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > sub->ring_bytes / 2)
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
+}
+
+static void arm(u32 slot, struct subscriber *sub)
+{
+	struct wake *w;
+
+	if (!sub->delay_ns)
+		return;
+	w = bpf_map_lookup_elem(&wakes, &slot);
+	if (w && !w->armed && !__sync_lock_test_and_set(&w->armed, 1))
+		bpf_timer_start(&w->timer, sub->delay_ns, 0);
+}
+
+static void lost_ring(u32 slot)
+{
+	struct process_loss *loss = bpf_map_lookup_elem(&losses, &slot);
+
+	if (loss)
+		__sync_fetch_and_add(&loss->ring_full, 1);
+}
+
+static void lost_read(u32 slot)
+{
+	struct process_loss *loss = bpf_map_lookup_elem(&losses, &slot);
+
+	if (loss)
+		__sync_fetch_and_add(&loss->read_fault, 1);
+}
+
+static void lost_rate(u32 slot, u64 count)
+{
+	struct process_loss *loss = bpf_map_lookup_elem(&losses, &slot);
+
+	if (loss)
+		__sync_fetch_and_add(&loss->rate_limited, count);
+}
+
+static void fill(struct record_header *h, u32 kind, struct task_struct *task, u32 parent)
 {
 	h->timestamp = bpf_ktime_get_boot_ns();
 	h->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	h->kind = kind;
 	h->pid = task->tgid;
-	h->ppid = BPF_CORE_READ(task, real_parent, tgid);
+	h->ppid = parent ?: BPF_CORE_READ(task, real_parent, tgid);
 	h->uid = BPF_CORE_READ(task, cred, uid.val);
 	BPF_CORE_READ_INTO(&h->comm, task, group_leader, comm);
 }
 
-static bool wanted(u32 kind)
+#define for_each_subscriber(slot, mask)                                                            \
+	bpf_for(slot, 0,                                                                           \
+		nr_slots < MAX_SUBSCRIBERS ? nr_slots                                              \
+					   : MAX_SUBSCRIBERS) if ((mask) & (1U << slot))
+
+/* ---- exec, fork, exit */
+
+struct exec_args {
+	u64 start;
+	u64 total;
+	u64 filename;
+	u32 parent;
+};
+
+/* False when the path does not fit. */
+static __always_inline bool emit_exec(struct task_struct *task, struct exec_args *a, u32 slot,
+				      struct subscriber *sub, void *ring, u32 path_area)
 {
-	return cfg.kinds & (1U << kind);
-}
+	u64 len = a->total < sub->args_max ? a->total : sub->args_max;
+	struct bpf_dynptr record;
+	struct record_exec *e;
+	bool fits = true;
+	void *path;
+	long n = 0;
+	int piece;
 
-static void *lost(void)
-{
-	__sync_fetch_and_add(&loss.ring_full, 1);
-	return NULL;
-}
-
-/* A macro, for the verifier wants to see a constant size. */
-#define reserve(size) (bpf_ringbuf_reserve(&events, size, 0) ?: lost())
-
-/*
- * Sizes given to bpf_ringbuf_reserve() must be constants, hence one record type for each. False
- * when the path does not fit the small one. A discarded record wakes the reader too: it sleeps in
- * front of it, and a later record wakes only a reader that has come as far as that one.
- */
-#define DEFINE_EXEC(name, path_size, args_size)                                                    \
-	struct name {                                                                              \
-		struct record_exec e;                                                              \
-		char path[path_size];                                                              \
-		char args[args_size];                                                              \
-	};                                                                                         \
-	static bool emit_##name(struct task_struct *task, struct linux_binprm *bprm, u64 start,    \
-				u64 total)                                                         \
-	{                                                                                          \
-		u64 len = total > (args_size) ? (args_size) : total;                               \
-		struct name *rec;                                                                  \
-		long n;                                                                            \
-                                                                                                   \
-		rec = reserve(sizeof(*rec));                                                       \
-		if (!rec)                                                                          \
-			return true;                                                               \
-		n = bpf_probe_read_kernel_str(rec->path, path_size,                                \
-					      BPF_CORE_READ(bprm, filename));                      \
-		if (n == (path_size) && (path_size) < LARGE_PATH) {                                \
-			bpf_ringbuf_discard(rec, 0);                                               \
-			return false;                                                              \
-		}                                                                                  \
-		fill(&rec->e.h, RECORD_EXEC, task);                                                \
-		rec->e.path_area = path_size;                                                      \
-		rec->e.path_len = n > 0 ? n - 1 : 0;                                               \
-		rec->e.args_total = total;                                                         \
-		rec->e.args_len = len;                                                             \
-		if (bpf_probe_read_user(rec->args, len, (void *)start)) {                          \
-			rec->e.args_len = 0;                                                       \
-			__sync_fetch_and_add(&loss.read_fault, 1);                                 \
-		}                                                                                  \
-		bpf_ringbuf_submit(rec, 0);                                                        \
-		return true;                                                                       \
+	if (bpf_ringbuf_reserve_dynptr(
+		ring, sizeof(*e) + path_area + ((len + ARGS_PIECE - 1) & -ARGS_PIECE), 0,
+		&record)) {
+		lost_ring(slot);
+		goto discard;
 	}
+	e = bpf_dynptr_data(&record, 0, sizeof(*e));
+	if (!e)
+		goto discard;
+	if (path_area == SMALL_PATH) {
+		path = bpf_dynptr_data(&record, sizeof(*e), SMALL_PATH);
+		if (path)
+			n = bpf_probe_read_kernel_str(path, SMALL_PATH, (void *)a->filename);
+		if (n == SMALL_PATH) {
+			fits = false;
+			goto discard;
+		}
+	} else {
+		path = bpf_dynptr_data(&record, sizeof(*e), LARGE_PATH);
+		if (path)
+			n = bpf_probe_read_kernel_str(path, LARGE_PATH, (void *)a->filename);
+	}
+	fill(&e->h, RECORD_EXEC, task, a->parent);
+	e->path_area = path_area;
+	e->path_len = n > 0 ? n - 1 : 0;
+	e->args_total = a->total;
+	e->args_len = len;
+	bpf_for(piece, 0, MAX_ARGS / ARGS_PIECE)
+	{
+		u64 at = (u64)piece * ARGS_PIECE, left;
+		void *to;
 
-DEFINE_EXEC(exec_small, SMALL_PATH, SMALL_ARGS)
-DEFINE_EXEC(exec_large, LARGE_PATH, LARGE_ARGS)
+		if (at >= len)
+			break;
+		left = len - at;
+		/* Compared after this, so that the verifier sees the bound in the register used. */
+		barrier_var(left);
+		if (left > ARGS_PIECE)
+			left = ARGS_PIECE;
+		to = bpf_dynptr_data(&record, sizeof(*e) + path_area + at, ARGS_PIECE);
+		if (!to)
+			break;
+		if (bpf_probe_read_user(to, left, (void *)(a->start + at))) {
+			e->args_len = at;
+			lost_read(slot);
+			break;
+		}
+	}
+	bpf_ringbuf_submit_dynptr(&record, submit_flags(sub, ring));
+	arm(slot, sub);
+	return true;
+discard:
+	/*
+	 * This wakes the reader too: it sleeps in front of the record, and a later one wakes only a
+	 * reader that has come as far as that one.
+	 */
+	bpf_ringbuf_discard_dynptr(&record, 0);
+	return fits;
+}
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	u64 start, total;
+	u32 tracked = tracked_by(task), found = matches(task) | path_matches(bprm), who, slot;
+	struct exec_args a = {};
+	struct process_state *s;
 
-	/* A thread that is not the leader lost the leader's state with it: ask the parent. */
-	if (!track(task)) {
-		struct task_state *s;
-
-		if (old_pid == task->pid || !is_tracked(task->real_parent)) {
-			if (cfg.mode == 2)
-				return 0;
-		} else {
-			s = state_of(task);
-			if (s)
-				s->tracked = 1;
-		}
+	/* A thread that is not the leader lost the leader's marks with it: ask the parent. */
+	if (old_pid != task->pid)
+		found |= tracked_by(task->real_parent);
+	if (found & ~tracked) {
+		s = state_of(task);
+		if (s)
+			s->tracked |= found;
+		tracked |= found;
 	}
-	if (!wanted(RECORD_EXEC))
+	who = wanted_by(RECORD_EXEC, tracked);
+	if (!who)
 		return 0;
-	start = BPF_CORE_READ(task, mm, arg_start);
-	total = BPF_CORE_READ(task, mm, arg_end) - start;
-	if (total > SMALL_ARGS || !emit_exec_small(task, bprm, start, total))
-		emit_exec_large(task, bprm, start, total);
+	s = bpf_task_storage_get(&processes, task, NULL, 0);
+	a.parent = s ? s->parent : 0;
+	a.start = BPF_CORE_READ(task, mm, arg_start);
+	a.total = BPF_CORE_READ(task, mm, arg_end) - a.start;
+	a.filename = (u64)BPF_CORE_READ(bprm, filename);
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+
+		if (!sub || !ring)
+			continue;
+		if (!emit_exec(task, &a, slot, sub, ring, SMALL_PATH))
+			emit_exec(task, &a, slot, sub, ring, LARGE_PATH);
+	}
 	return 0;
 }
 
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct record_fork *rec;
-	struct task_state *s;
-	bool tracked;
+	u32 tracked, who, slot;
+	struct process_state *s;
 
 	/* a thread */
 	if (child->pid != child->tgid)
 		return 0;
-	if (cfg.mode) {
-		tracked = is_tracked(parent->group_leader) || matches(child);
-		if (tracked) {
-			s = state_of(child);
-			if (s)
-				s->tracked = 1;
-		} else if (cfg.mode == 2) {
-			return 0;
+	tracked = tracked_by(parent->group_leader) | matches(child);
+	who = wanted_by(RECORD_FORK, tracked);
+	/* Who forked it is kept for those who hear of it later. */
+	if (tracked || audiences[RECORD_EXEC].of_all || audiences[RECORD_EXIT].of_all) {
+		s = state_of(child);
+		if (s) {
+			s->tracked = tracked;
+			s->parent = parent->tgid;
 		}
 	}
-	if (!wanted(RECORD_FORK))
-		return 0;
-	rec = reserve(sizeof(*rec));
-	if (!rec)
-		return 0;
-	fill(&rec->h, RECORD_FORK, parent);
-	rec->child_pid = child->pid;
-	rec->_pad = 0;
-	bpf_ringbuf_submit(rec, 0);
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct record_fork *r;
+
+		if (!sub || !ring)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		if (!r) {
+			lost_ring(slot);
+			continue;
+		}
+		fill(&r->h, RECORD_FORK, parent, 0);
+		r->child_pid = child->pid;
+		r->_pad = 0;
+		bpf_ringbuf_submit(r, submit_flags(sub, ring));
+		arm(slot, sub);
+	}
 	return 0;
 }
+
+/*
+ * The largest resident set since the last exec, where the memory is still there to ask
+ * (kernel 6.16); else what getrusage(2) says, which may stem from before the exec: from who forked
+ * it.
+ */
+static u64 peak_pages(struct task_struct *task, struct signal_struct *sig)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	u64 peak, now = 0;
+
+	if (!mm)
+		return BPF_CORE_READ(sig, maxrss);
+	peak = BPF_CORE_READ(mm, hiwater_rss);
+	/* file, anonymous and shared pages; the counters of single CPUs may lag by some pages */
+	for (int i = 0; i < 4; i++) {
+		s64 pages = 0;
+
+		if (i != MM_SWAPENTS)
+			bpf_core_read(&pages, sizeof(pages), &mm->rss_stat[i].count);
+		if (pages > 0)
+			now += pages;
+	}
+	return peak > now ? peak : now;
+}
+
+static void fill_exit(struct record_exit *r, struct task_struct *task, u64 duration, u32 parent)
+{
+	struct task_struct *leader = task->group_leader;
+	struct signal_struct *sig = task->signal;
+
+	fill(&r->h, RECORD_EXIT, task, parent);
+	r->duration_ns = duration;
+	/* The signal struct has the threads that were reaped; add those that were not. */
+	r->utime_ns = BPF_CORE_READ(sig, utime) + BPF_CORE_READ(task, utime);
+	r->stime_ns = BPF_CORE_READ(sig, stime) + BPF_CORE_READ(task, stime);
+	r->runtime_ns =
+	    BPF_CORE_READ(sig, sum_sched_runtime) + BPF_CORE_READ(task, se.sum_exec_runtime);
+	r->read_bytes = BPF_CORE_READ(task, ioac.read_bytes) + BPF_CORE_READ(sig, ioac.read_bytes);
+	r->write_bytes =
+	    BPF_CORE_READ(task, ioac.write_bytes) + BPF_CORE_READ(sig, ioac.write_bytes);
+	if (leader != task) {
+		r->utime_ns += BPF_CORE_READ(leader, utime);
+		r->stime_ns += BPF_CORE_READ(leader, stime);
+		r->runtime_ns += BPF_CORE_READ(leader, se.sum_exec_runtime);
+		r->read_bytes += BPF_CORE_READ(leader, ioac.read_bytes);
+		r->write_bytes += BPF_CORE_READ(leader, ioac.write_bytes);
+	}
+	r->maxrss_pages = peak_pages(task, sig);
+	r->code = BPF_CORE_READ(sig, group_exit_code);
+	r->oom_killed = BPF_CORE_READ(sig, oom_mm) != NULL;
+}
+
+static void flush_opens(struct task_struct *task);
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
-	struct signal_struct *sig = task->signal;
-	struct record_exit *rec;
-	struct task_state *s;
+	struct process_state *s;
+	u32 who, slot, parent;
 	u64 duration;
 
+	flush_opens(task);
+	if (unwanted(RECORD_EXIT) || BPF_CORE_READ(task, signal, live.counter) > 0)
+		return 0;
+	who = wanted_by(RECORD_EXIT, tracked_by(leader));
+	if (!who)
+		return 0;
 	/*
 	 * The process ends with its last thread. Two that exit at once may both see none alive, so
 	 * the first to mark the leader reports.
 	 */
-	if (BPF_CORE_READ(sig, live.counter) > 0)
-		return 0;
 	s = state_of(leader);
 	if (s && __sync_lock_test_and_set(&s->exited, 1))
 		return 0;
-	if (cfg.mode == 2 && !(s && s->tracked))
-		return 0;
+	parent = s ? s->parent : 0;
 	duration = bpf_ktime_get_boot_ns() - BPF_CORE_READ(leader, start_boottime);
-	if (duration < cfg.min_duration_ns)
-		return 0;
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct record_exit *r;
 
-	rec = reserve(sizeof(*rec));
-	if (!rec)
-		return 0;
-	fill(&rec->h, RECORD_EXIT, task);
-	rec->duration_ns = duration;
-	/* The signal struct has the threads that were reaped; add those that were not. */
-	rec->utime_ns = BPF_CORE_READ(sig, utime) + BPF_CORE_READ(task, utime);
-	rec->stime_ns = BPF_CORE_READ(sig, stime) + BPF_CORE_READ(task, stime);
-	rec->runtime_ns =
-	    BPF_CORE_READ(sig, sum_sched_runtime) + BPF_CORE_READ(task, se.sum_exec_runtime);
-	rec->read_bytes =
-	    BPF_CORE_READ(task, ioac.read_bytes) + BPF_CORE_READ(sig, ioac.read_bytes);
-	rec->write_bytes =
-	    BPF_CORE_READ(task, ioac.write_bytes) + BPF_CORE_READ(sig, ioac.write_bytes);
-	if (leader != task) {
-		rec->utime_ns += BPF_CORE_READ(leader, utime);
-		rec->stime_ns += BPF_CORE_READ(leader, stime);
-		rec->runtime_ns += BPF_CORE_READ(leader, se.sum_exec_runtime);
-		rec->read_bytes += BPF_CORE_READ(leader, ioac.read_bytes);
-		rec->write_bytes += BPF_CORE_READ(leader, ioac.write_bytes);
+		if (!sub || !ring || duration < sub->min_duration_ns)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		if (!r) {
+			lost_ring(slot);
+			continue;
+		}
+		fill_exit(r, task, duration, parent);
+		bpf_ringbuf_submit(r, submit_flags(sub, ring));
+		arm(slot, sub);
 	}
-	rec->maxrss_pages = BPF_CORE_READ(sig, maxrss);
-	rec->code = BPF_CORE_READ(sig, group_exit_code);
-	rec->oom_killed = BPF_CORE_READ(sig, oom_mm) != NULL;
-	bpf_ringbuf_submit(rec, 0);
 	return 0;
 }
 
-/*
- * File opens: the path is read at the exit of the system call, where the kernel itself has just
- * read it, so the page is present. At the entry it often is not.
+/* ---- the OOM killer */
+
+/* The vmlinux.h at hand stems from a kernel without memory controller. */
+struct page_counter___memcg {
+	atomic_long_t usage;
+	unsigned long max;
+} __attribute__((preserve_access_index));
+
+struct mem_cgroup___memcg {
+	struct page_counter___memcg memory;
+} __attribute__((preserve_access_index));
+
+enum cgroup_subsys_id___memcg {
+	memory_cgrp_id___memcg = 4,
+};
+
+/* The nearest cgroup whose memory.max is reached: the kernel kills when a charge did not fit. */
+static void find_limit(struct task_struct *task, struct record_oom_kill *r)
+{
+	struct cgroup_subsys_state *css = NULL;
+	struct css_set *set;
+
+	r->limit_cgroup_id = 0;
+	r->limit_pages = 0;
+	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id___memcg, memory_cgrp_id___memcg))
+		return;
+	set = BPF_CORE_READ(task, cgroups);
+	bpf_core_read(&css, sizeof(css),
+		      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id___memcg,
+						       memory_cgrp_id___memcg)]);
+	for (int i = 0; i < 32 && css; i++) {
+		/* The css is the first member of struct mem_cgroup. */
+		struct mem_cgroup___memcg *memcg = (void *)css;
+
+		if (BPF_CORE_READ(memcg, memory.usage.counter) + 64 >=
+		    BPF_CORE_READ(memcg, memory.max)) {
+			r->limit_cgroup_id = BPF_CORE_READ(css, cgroup, kn, id);
+			r->limit_pages = BPF_CORE_READ(memcg, memory.max);
+			return;
+		}
+		css = BPF_CORE_READ(css, parent);
+	}
+}
+
+SEC("tp_btf/mark_victim")
+int BPF_PROG(on_oom_kill, struct task_struct *task)
+{
+	u32 slot, who = wanted_by(RECORD_OOM_KILL, tracked_by(task->group_leader));
+
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct record_oom_kill *r;
+
+		if (!sub || !ring)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		if (!r) {
+			lost_ring(slot);
+			continue;
+		}
+		fill(&r->h, RECORD_OOM_KILL, task, 0);
+		find_limit(task, r);
+		bpf_ringbuf_submit(r, submit_flags(sub, ring));
+		arm(slot, sub);
+	}
+	return 0;
+}
+
+/* ---- names of cgroups */
+
+struct text_small {
+	struct record_text t;
+	char text[SMALL_PATH];
+};
+
+struct text_large {
+	struct record_text t;
+	char text[LARGE_PATH];
+};
+
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgrp, const char *path)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	u32 slot, who = audiences[RECORD_CGROUP].of_all;
+
+	/* cgroup v2 only */
+	if (BPF_CORE_READ(task, cgroups, dfl_cgrp, root) != BPF_CORE_READ(cgrp, root))
+		return 0;
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct text_large *r;
+		long n;
+
+		if (!sub || !ring)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		/* Not an event: the reader then looks the name up by itself. */
+		if (!r)
+			continue;
+		fill(&r->t.h, RECORD_CGROUP, task, 0);
+		r->t.h.cgroup_id = BPF_CORE_READ(cgrp, kn, id);
+		n = bpf_probe_read_kernel_str(r->text, sizeof(r->text), path);
+		r->t.path_area = sizeof(r->text);
+		r->t.path_len = n > 0 ? n - 1 : 0;
+		bpf_ringbuf_submit(r, submit_flags(sub, ring));
+		arm(slot, sub);
+	}
+	return 0;
+}
+
+/* ---- lines of interactive shells */
+
+struct text_line {
+	struct record_text t;
+	char text[LINE_LEN];
+};
+
+/* Programs of this type and those on system calls may not use timers: they wake the reader. */
+static u64 plain_flags(struct subscriber *sub, void *ring)
+{
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > sub->ring_bytes / 2
+		   ? BPF_RB_FORCE_WAKEUP
+		   : 0;
+}
+
+SEC("uretprobe")
+int BPF_URETPROBE(on_readline, const char *line)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	u32 slot, who = wanted_by(RECORD_BASH_READLINE, tracked_by(task->group_leader));
+
+	if (!line)
+		return 0;
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct text_line *r;
+		long n;
+
+		if (!sub || !ring)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		if (!r) {
+			lost_ring(slot);
+			continue;
+		}
+		fill(&r->t.h, RECORD_BASH_READLINE, task, 0);
+		n = bpf_probe_read_user_str(r->text, sizeof(r->text), line);
+		if (n < 0)
+			lost_read(slot);
+		r->t.path_area = sizeof(r->text);
+		r->t.path_len = n > 0 ? n - 1 : 0;
+		bpf_ringbuf_submit(r, plain_flags(sub, ring));
+	}
+	return 0;
+}
+
+/* ---- opens
+ *
+ * The path is read at the exit of the system call, where the kernel itself has just read it, so the
+ * page is present; at the entry it often is not.
  */
+
+static u32 open_audience(struct task_struct *task)
+{
+	if (unwanted(RECORD_FILE_OPEN))
+		return 0;
+	return wanted_by(RECORD_FILE_OPEN, tracked_by(task->group_leader));
+}
+
 static int open_enter(u64 path, u32 flags)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_state *s;
+	struct opening *o;
 
-	if (task->tgid == cfg.reader || (cfg.mode && !is_tracked(task->group_leader)))
+	if (!open_audience(task))
 		return 0;
-	s = state_of(task);
-	if (!s)
+	o = bpf_task_storage_get(&openings, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!o)
 		return 0;
-	s->open_path = path;
-	s->open_flags = flags;
-	s->in_open = 1;
+	o->path = path;
+	o->flags = flags;
+	o->in_call = 1;
 	return 0;
 }
 
@@ -379,76 +839,233 @@ int on_openat2_enter(struct trace_event_raw_sys_enter *ctx)
 	return open_enter(ctx->args[1], flags);
 }
 
-#define DEFINE_OPEN(name, path_size)                                                               \
-	struct name {                                                                              \
-		struct record_file_open e;                                                         \
-		char path[path_size];                                                              \
-	};                                                                                         \
-	static bool emit_##name(struct task_struct *task, u64 path, u32 flags, s32 result)         \
-	{                                                                                          \
-		struct name *rec = reserve(sizeof(*rec));                                          \
-		long n;                                                                            \
-                                                                                                   \
-		if (!rec)                                                                          \
-			return true;                                                               \
-		n = bpf_probe_read_user_str(rec->path, path_size, (void *)path);                   \
-		if (n < 0 || (n == (path_size) && (path_size) < LARGE_PATH)) {                     \
-			if (n < 0)                                                                 \
-				__sync_fetch_and_add(&loss.read_fault, 1);                         \
-			bpf_ringbuf_discard(rec, 0);                                               \
-			return n < 0;                                                              \
-		}                                                                                  \
-		fill(&rec->e.h, RECORD_FILE_OPEN, task);                                           \
-		rec->e.path_area = path_size;                                                      \
-		rec->e.path_len = n > 0 ? n - 1 : 0;                                               \
-		rec->e.flags = flags;                                                              \
-		rec->e.result = result;                                                            \
-		bpf_ringbuf_submit(rec, 0);                                                        \
-		return true;                                                                       \
-	}
+struct open_small {
+	struct record_file_open f;
+	char path[SMALL_PATH];
+};
 
-DEFINE_OPEN(open_small, SMALL_PATH)
-DEFINE_OPEN(open_large, LARGE_PATH)
+struct open_large {
+	struct record_file_open f;
+	char path[LARGE_PATH];
+};
+
+struct opened {
+	u64 count;
+	u32 flags;
+	s32 result;
+};
+
+/* One record for so many opens of a path that fits the small area. */
+static void emit_open(struct task_struct *task, u32 who, const char *path, struct opened *opened)
+{
+	u32 slot;
+
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct open_small *r;
+		long n;
+
+		if (!sub || !ring || task->tgid == sub->reader)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		if (!r) {
+			lost_ring(slot);
+			continue;
+		}
+		fill(&r->f.h, RECORD_FILE_OPEN, task, 0);
+		n = bpf_probe_read_kernel_str(r->path, sizeof(r->path), path);
+		r->f.count = opened->count;
+		r->f.path_area = sizeof(r->path);
+		r->f.path_len = n > 0 ? n - 1 : 0;
+		r->f.flags = opened->flags;
+		r->f.result = opened->result;
+		bpf_ringbuf_submit(r, plain_flags(sub, ring));
+	}
+}
+
+static void emit_long_open(struct task_struct *task, u32 who, u64 path, struct opened *opened)
+{
+	u32 slot;
+
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		void *ring = bpf_map_lookup_elem(&rings, &slot);
+		struct open_large *r;
+		long n;
+
+		if (!sub || !ring || task->tgid == sub->reader)
+			continue;
+		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		if (!r) {
+			lost_ring(slot);
+			continue;
+		}
+		fill(&r->f.h, RECORD_FILE_OPEN, task, 0);
+		n = bpf_probe_read_user_str(r->path, sizeof(r->path), (void *)path);
+		if (n < 0)
+			lost_read(slot);
+		r->f.count = opened->count;
+		r->f.path_area = sizeof(r->path);
+		r->f.path_len = n > 0 ? n - 1 : 0;
+		r->f.flags = opened->flags;
+		r->f.result = opened->result;
+		bpf_ringbuf_submit(r, plain_flags(sub, ring));
+	}
+}
+
+/* Takes those off `who` that had their share of this second. */
+static u32 within_rate(struct opening *o, u32 who, u64 now, u64 count)
+{
+	u32 slot, allowed = who;
+
+	if (now - o->second >= 1000000000) {
+		o->second = now;
+		o->in_second = 0;
+	}
+	o->in_second++;
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+
+		if (sub && o->in_second > sub->open_rate) {
+			lost_rate(slot, count);
+			allowed &= ~(1U << slot);
+		}
+	}
+	return allowed;
+}
+
+/* The record of the repetitions that were held back. */
+static void flush(struct task_struct *task, struct opening *o, u32 who, u64 now)
+{
+	struct opened opened = {
+	    .count = o->repeated,
+	    .flags = o->repeated_flags,
+	    .result = o->repeated_result,
+	};
+
+	o->repeated = 0;
+	if (!opened.count)
+		return;
+	emit_open(task, within_rate(o, who, now, opened.count), (char *)o->paths[o->which & 1],
+		  &opened);
+}
+
+static void flush_opens(struct task_struct *task)
+{
+	struct opening *o;
+
+	if (unwanted(RECORD_FILE_OPEN))
+		return;
+	o = bpf_task_storage_get(&openings, task, NULL, 0);
+	if (o && o->repeated)
+		flush(task, o, open_audience(task), bpf_ktime_get_boot_ns());
+}
+
+/* How long repetitions may be held back: the shortest of those who want them. */
+static u64 window_of(u32 who)
+{
+	u64 window = ~0ULL;
+	u32 slot;
+
+	for_each_subscriber(slot, who)
+	{
+		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+
+		if (sub && sub->open_window_ns < window)
+			window = sub->open_window_ns;
+	}
+	return window;
+}
 
 SEC("tracepoint")
 int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_state *s = bpf_task_storage_get(&tasks, task, NULL, 0);
+	struct opening *o = bpf_task_storage_get(&openings, task, NULL, 0);
+	u64 now, hash = 14695981039346656037ULL;
+	struct opened opened = {.count = 1};
+	u32 who, other;
+	char *path;
+	long n;
 
-	if (!s || !s->in_open)
+	if (!o || !o->in_call)
 		return 0;
-	s->in_open = 0;
-	if (!emit_open_small(task, s->open_path, s->open_flags, ctx->ret))
-		emit_open_large(task, s->open_path, s->open_flags, ctx->ret);
+	o->in_call = 0;
+	who = open_audience(task);
+	if (!who)
+		return 0;
+	opened.flags = o->flags;
+	opened.result = ctx->ret;
+	now = bpf_ktime_get_boot_ns();
+	other = ~o->which & 1;
+	path = (char *)o->paths[other];
+	__builtin_memset(path, 0, SMALL_PATH);
+	n = bpf_probe_read_user_str(path, SMALL_PATH, (void *)o->path);
+	if (n == SMALL_PATH) {
+		flush(task, o, who, now);
+		o->hash = 0;
+		emit_long_open(task, within_rate(o, who, now, 1), o->path, &opened);
+		return 0;
+	}
+	for (int i = 0; i < SMALL_PATH / 8; i++)
+		hash = (hash ^ ((u64 *)path)[i]) * 1099511628211ULL;
+	if (n > 0 && hash == o->hash && now - o->since < window_of(who)) {
+		o->repeated++;
+		o->repeated_flags = o->flags;
+		o->repeated_result = ctx->ret;
+		return 0;
+	}
+	flush(task, o, who, now);
+	o->which = other;
+	o->hash = hash;
+	o->since = now;
+	emit_open(task, within_rate(o, who, now, 1), path, &opened);
 	return 0;
 }
 
-/* The processes that run already: their own match, or that of an ancestor. */
+/* ---- processes that run already */
+
+/* Takes the mark off all processes: it may be left from an earlier subscriber of the slot. */
 SEC("iter/task")
-int existing(struct bpf_iter__task *ctx)
+int unmark_all(struct bpf_iter__task *ctx)
 {
+	struct task_struct *task = ctx->task;
+	struct process_state *s;
+
+	if (!task)
+		return 0;
+	s = bpf_task_storage_get(&processes, task, NULL, 0);
+	if (s)
+		__sync_fetch_and_and(&s->tracked, ~(1U << (marked_slot & 31)));
+	return 0;
+}
+
+/* Marks those that match, or that have an ancestor that does. */
+SEC("iter/task")
+int mark_existing(struct bpf_iter__task *ctx)
+{
+	u32 bit = 1U << (marked_slot & 31), found;
 	struct task_struct *task = ctx->task, *ancestor;
-	struct task_state *s;
-	bool found;
+	struct process_state *s;
 
 	if (!task || task->pid != task->tgid)
 		return 0;
-	found = matches(task);
+	found = matches(task) & bit;
 	ancestor = task;
 	for (int i = 0; i < 64 && !found; i++) {
-		u64 pid;
-
 		ancestor = BPF_CORE_READ(ancestor, real_parent, group_leader);
-		pid = BPF_CORE_READ(ancestor, tgid);
-		if (pid <= 1)
+		if (BPF_CORE_READ(ancestor, tgid) <= 1)
 			break;
-		found = matches(ancestor);
+		found = matches_at((u64)ancestor) & bit;
 	}
 	if (!found)
 		return 0;
 	s = state_of(task);
 	if (s)
-		s->tracked = 1;
+		__sync_fetch_and_or(&s->tracked, bit);
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The records of the process monitor: shared by process.bpf.c and, through bindgen, by Rust. */
+/* What process.bpf.c shares with Rust, through bindgen. */
 #ifndef AGENTCG_PROCESS_H
 #define AGENTCG_PROCESS_H
 
@@ -12,11 +12,16 @@ typedef unsigned long long u64;
 
 enum process_limits {
 	COMM_LEN = 16,
-	/* Most paths and argument lists fit the small record; the rest pay for the large one. */
+	/* Subscribers of one loaded monitor, each a bit in the masks below. */
+	MAX_SUBSCRIBERS = 16,
+	/* Most paths fit the small area; the rest pay for the large one. */
 	SMALL_PATH = 256,
-	SMALL_ARGS = 512,
 	LARGE_PATH = 4096,
-	LARGE_ARGS = 16384,
+	/* Arguments are copied in pieces of this size. */
+	ARGS_PIECE = 256,
+	MAX_ARGS = 1 << 20,
+	/* The longest line of an interactive shell. */
+	LINE_LEN = 1024,
 };
 
 enum record_kind {
@@ -24,6 +29,11 @@ enum record_kind {
 	RECORD_EXIT = 2,
 	RECORD_FORK = 3,
 	RECORD_FILE_OPEN = 4,
+	RECORD_BASH_READLINE = 5,
+	RECORD_OOM_KILL = 6,
+	/* Not an event: tells the reader the path of a new cgroup before anything runs in it. */
+	RECORD_CGROUP = 7,
+	NR_KINDS = 8,
 };
 
 struct record_header {
@@ -31,7 +41,7 @@ struct record_header {
 	u64 cgroup_id;
 	u32 kind; /* enum record_kind */
 	u32 pid;
-	u32 ppid;
+	u32 ppid; /* who forked it, also when that process is gone */
 	u32 uid;
 	char comm[COMM_LEN];
 };
@@ -67,27 +77,62 @@ struct record_fork {
 /* Followed by path_area bytes for the path. */
 struct record_file_open {
 	struct record_header h;
+	u64 count; /* opens of the same path that this record stands for */
 	u32 path_area;
 	u32 path_len;
 	u32 flags;
-	s32 result; /* a file descriptor or -errno */
+	s32 result; /* a file descriptor or -errno; of the last one */
 };
 
-/* Written by user space before the programs are loaded. */
-struct process_config {
-	u32 mode; /* 0 everything, 1 file events of tracked processes only, 2 tracked only */
-	u32 nr_commands;
-	u32 nr_cgroups;
-	u32 nr_pids;
-	u32 kinds;  /* a bit, 1 << enum record_kind, for each that is wanted */
-	u32 reader; /* whose own opens are left out, or each event would cause more */
+struct record_oom_kill {
+	struct record_header h; /* the victim */
+	u64 limit_cgroup_id;    /* whose memory.max was reached; 0: the machine's memory */
+	u64 limit_pages;
+};
+
+/* Followed by path_area bytes for the line, or for the path of a new cgroup in its hierarchy. */
+struct record_text {
+	struct record_header h;
+	u32 path_area;
+	u32 path_len;
+};
+
+/* What one subscriber asked for. */
+struct subscriber {
 	u64 min_duration_ns;
+	u64 delay_ns;       /* a wake-up may wait so long for more events; 0: at once */
+	u64 open_window_ns; /* repeated opens of a path within it become one record */
+	u32 open_rate;      /* file records of a thread in a second */
+	u32 args_max;
+	u32 ring_bytes;
+	u32 reader; /* whose own opens are left out, or each record would cause more */
 };
 
-/* Events that could not be delivered, by reason. */
+/* Which subscribers want a kind of record: of all processes, of those they track. */
+struct audience {
+	u32 of_all;
+	u32 of_tracked;
+};
+
+/* Records that were not delivered to a subscriber, by reason. */
 struct process_loss {
 	u64 ring_full;
-	u64 read_fault;
+	u64 rate_limited;
+	u64 read_fault; /* delivered, but with its arguments or path missing */
+};
+
+/* Which filters any subscriber uses at all. */
+enum filter_bits {
+	FILTER_COMMANDS = 1,
+	FILTER_CGROUPS = 2,
+	FILTER_PIDS = 4,
+	FILTER_UIDS = 8,
+	FILTER_PATHS = 16,
+};
+
+/* The argument of the program that readies a subscriber's timer. */
+struct ready_timer_args {
+	u32 slot;
 };
 
 #endif

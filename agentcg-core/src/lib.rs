@@ -46,8 +46,8 @@ pub use cgroup::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::{
-    DropReason, Dropped, Event, EventFilter, EventKind, EventMode, EventStream, Exec, Exit,
-    FileOpen, Fork, MissingProbe, Origin,
+    BashReadline, Comm, DropReason, Dropped, Event, EventFilter, EventKind, EventMode, EventStats,
+    EventStream, Exec, Exit, FileOpen, Fork, MissingProbe, OomKill, Origin,
 };
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};

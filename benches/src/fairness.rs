@@ -80,10 +80,8 @@ pub fn run(seconds: u64) -> Result<()> {
                 format!("{burners} + {burners}"),
                 cpu * 100.0
             );
-            if let Some(scheduler) = scheduler {
-                if let Some(exit) = scheduler.exited() {
-                    anyhow::bail!("the kernel detached the scheduler: {exit}");
-                }
+            if let Some(exit) = scheduler.and_then(|s| s.exited()) {
+                anyhow::bail!("the kernel detached the scheduler: {exit}");
             }
         }
     }

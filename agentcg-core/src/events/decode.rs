@@ -1,51 +1,62 @@
-//! Ring buffer records to [`Event`]s: the only code that reads bytes the kernel wrote.
+//! Ring buffer records to [`Record`]s: the only code that reads bytes the kernel wrote.
 
 use std::ffi::{OsStr, OsString};
 use std::mem::size_of;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
-use super::types::{Event, Exec, Exit, FileOpen, Fork, Origin};
+use super::types::{BashReadline, Comm, Event, Exec, Exit, FileOpen, Fork, OomKill, Origin};
 use crate::bpf::process::intf;
+
+/// What a record says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Record {
+    /// Something for the reader; cgroup names are still missing.
+    Event(Event),
+    /// A cgroup was made: its id, and its path in the hierarchy, beginning with `/`.
+    Cgroup(u64, OsString),
+}
 
 // The layout that both sides were compiled for.
 const _: () = assert!(size_of::<intf::record_header>() == 48);
 const _: () = assert!(size_of::<intf::record_exec>() == 64);
 const _: () = assert!(size_of::<intf::record_exit>() == 112);
 const _: () = assert!(size_of::<intf::record_fork>() == 56);
-const _: () = assert!(size_of::<intf::record_file_open>() == 64);
+const _: () = assert!(size_of::<intf::record_file_open>() == 72);
+const _: () = assert!(size_of::<intf::record_oom_kill>() == 64);
+const _: () = assert!(size_of::<intf::record_text>() == 56);
 
 /// Marks the C structs that any bytes are valid values of.
-trait Record: Copy {}
-impl Record for intf::record_header {}
-impl Record for intf::record_exec {}
-impl Record for intf::record_exit {}
-impl Record for intf::record_fork {}
-impl Record for intf::record_file_open {}
+trait Plain: Copy {}
+impl Plain for intf::record_header {}
+impl Plain for intf::record_exec {}
+impl Plain for intf::record_exit {}
+impl Plain for intf::record_fork {}
+impl Plain for intf::record_file_open {}
+impl Plain for intf::record_oom_kill {}
+impl Plain for intf::record_text {}
 
-fn read<T: Record>(bytes: &[u8]) -> Option<T> {
+fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
         return None;
     }
-    // SAFETY: there are enough bytes, `read_unaligned` asks for no alignment, and a `Record` is
+    // SAFETY: there are enough bytes, `read_unaligned` asks for no alignment, and a `Plain` is
     // made of integers, for which every bit pattern is valid.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// `None` for a record that is cut short or of an unknown kind.
-pub(super) fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
+pub(super) fn decode(bytes: &[u8], page_size: u64) -> Option<Record> {
     let header: intf::record_header = read(bytes)?;
     let origin = origin(&header);
-    Some(match header.kind {
+    let event = match header.kind {
         intf::record_kind_RECORD_EXEC => {
             let r: intf::record_exec = read(bytes)?;
             let data = bytes.get(size_of::<intf::record_exec>()..)?;
             let (path, args) = data.split_at_checked(r.path_area as usize)?;
-            let argv = split_args(args.get(..r.args_len as usize)?);
             Event::Exec(Exec {
                 origin,
                 filename: os(path.get(..r.path_len as usize)?),
-                full_command: join(&argv),
-                argv,
+                argv: split_args(args.get(..r.args_len as usize)?),
                 argv_truncated: r.args_len < r.args_total,
             })
         }
@@ -79,20 +90,43 @@ pub(super) fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
                 filepath: os(path.get(..r.path_len as usize)?),
                 flags: r.flags,
                 result: r.result,
-                count: 1,
+                count: r.count,
             })
         }
+        intf::record_kind_RECORD_BASH_READLINE => {
+            Event::BashReadline(BashReadline { origin, command: text(bytes)? })
+        }
+        intf::record_kind_RECORD_OOM_KILL => {
+            let r: intf::record_oom_kill = read(bytes)?;
+            let limited = r.limit_cgroup_id != 0;
+            Event::OomKill(OomKill {
+                origin,
+                limit_cgroup: None,
+                limit_cgroup_id: limited.then_some(r.limit_cgroup_id),
+                limit_bytes: limited.then_some(r.limit_pages.saturating_mul(page_size)),
+            })
+        }
+        intf::record_kind_RECORD_CGROUP => {
+            return Some(Record::Cgroup(header.cgroup_id, text(bytes)?));
+        }
         _ => return None,
-    })
+    };
+    Some(Record::Event(event))
+}
+
+/// The text of a [`intf::record_text`].
+fn text(bytes: &[u8]) -> Option<OsString> {
+    let r: intf::record_text = read(bytes)?;
+    let data = bytes.get(size_of::<intf::record_text>()..)?;
+    Some(os(data.get(..r.path_len as usize)?))
 }
 
 fn origin(h: &intf::record_header) -> Origin {
-    let comm: Vec<u8> = h.comm.iter().map(|c| *c as u8).take_while(|c| *c != 0).collect();
     Origin {
         timestamp: h.timestamp,
         pid: h.pid as i32,
         ppid: h.ppid as i32,
-        comm: OsString::from_vec(comm),
+        comm: Comm::new(&h.comm.map(|c| c as u8)),
         uid: h.uid,
         cgroup_id: h.cgroup_id,
         cgroup: None,
@@ -111,11 +145,6 @@ fn split_args(args: &[u8]) -> Vec<OsString> {
         return Vec::new();
     }
     args.strip_suffix(b"\0").unwrap_or(args).split(|b| *b == 0).map(os).collect()
-}
-
-fn join(argv: &[OsString]) -> String {
-    let words: Vec<_> = argv.iter().map(|a| a.to_string_lossy()).collect();
-    words.join(" ")
 }
 
 /// The kernel counts user and system time in ticks and the sum exactly; getrusage(2) splits the
@@ -137,14 +166,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn bytes_of<T: Record>(record: &T) -> Vec<u8> {
+    fn bytes_of<T: Plain>(record: &T) -> Vec<u8> {
         let p = std::ptr::from_ref(record).cast::<u8>();
-        // SAFETY: a `Record` is integers without padding, so all its bytes are initialised.
+        // SAFETY: a `Plain` is integers without padding, so all its bytes are initialised.
         unsafe { std::slice::from_raw_parts(p, size_of::<T>()) }.to_vec()
     }
 
-    fn zeroed<T: Record>() -> T {
+    fn zeroed<T: Plain>() -> T {
         read(&[0; 256]).unwrap()
+    }
+
+    fn event(bytes: &[u8]) -> Event {
+        match decode(bytes, 4096) {
+            Some(Record::Event(event)) => event,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn exec(path: &[u8], args: &[u8], total: u32) -> Vec<u8> {
@@ -163,7 +199,7 @@ mod tests {
     fn any_argument_bytes_give_valid_json() {
         let args = b"a \"b\"\0\0new\nline\0\xff\xfe\0";
         let bytes = exec(b"/bin/\xf0x", args, args.len() as u32);
-        let event = decode(&bytes, 4096).unwrap();
+        let event = event(&bytes);
         let Event::Exec(e) = &event else { panic!("{event:?}") };
         assert_eq!(e.argv.len(), 4);
         assert_eq!(e.argv[1], "");
@@ -178,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_cut_argument_list_says_so() {
-        let event = decode(&exec(b"/x", b"one\0tw", 100), 4096).unwrap();
+        let event = event(&exec(b"/x", b"one\0tw", 100));
         let Event::Exec(e) = event else { panic!() };
         assert_eq!(e.argv, ["one", "tw"]);
         assert!(e.argv_truncated);
@@ -194,7 +230,7 @@ mod tests {
         ] {
             let mut r = intf::record_exit { code, maxrss_pages: 3, ..zeroed() };
             r.h.kind = intf::record_kind_RECORD_EXIT;
-            let Event::Exit(e) = decode(&bytes_of(&r), 4096).unwrap() else { panic!() };
+            let Event::Exit(e) = event(&bytes_of(&r)) else { panic!() };
             assert_eq!((e.exit_code, e.signal, e.core_dumped), want);
             assert_eq!(e.memory_peak_bytes, 12288);
         }
@@ -209,11 +245,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(kind in 0u32..6, mut bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn no_bytes_panic(kind in 0u32..9, mut bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             if bytes.len() >= 20 {
                 bytes[16..20].copy_from_slice(&kind.to_ne_bytes());
             }
-            if let Some(event) = decode(&bytes, 4096) {
+            if let Some(Record::Event(event)) = decode(&bytes, 4096) {
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&event.to_json()).is_ok());
             }
         }

@@ -4,18 +4,25 @@
 //! |---|---|
 //! | `types.rs` | [`Event`] and its JSON |
 //! | `filter.rs` | [`EventFilter`]: what is wanted; filtered in the kernel |
-//! | `decode.rs` | ring buffer records to events |
+//! | `monitor.rs` | the loaded programs, shared by all streams |
 //! | `file_probe.rs` | the tracepoints of the open system calls |
+//! | `decode.rs` | ring buffer records to events |
+//! | `names.rs` | cgroup ids to paths, sessions and tool calls |
 //! | `stream.rs` | [`EventStream`] |
 
 mod decode;
 mod file_probe;
 mod filter;
+mod monitor;
+mod names;
 mod stream;
 mod types;
 
 pub(crate) use file_probe::SyscallTracepoints;
 pub use filter::{EventFilter, EventMode};
-pub(crate) use stream::try_load;
-pub use stream::{EventStream, MissingProbe};
-pub use types::{DropReason, Dropped, Event, EventKind, Exec, Exit, FileOpen, Fork, Origin};
+pub(crate) use monitor::try_load;
+pub use stream::{EventStats, EventStream, MissingProbe};
+pub use types::{
+    BashReadline, Comm, DropReason, Dropped, Event, EventKind, Exec, Exit, FileOpen, Fork, OomKill,
+    Origin,
+};

@@ -11,9 +11,10 @@ use agentcg_core::{
 };
 use anyhow::{Context, Result, ensure};
 
-use crate::support::{Need, Test, TestCgroup, kind_of};
+use crate::support::{Need, Test, TestCgroup, Worker, kind_of};
 
 const HERE: &[Need] = &[Need::Root, Need::Events];
+const LIMITS: &[Need] = &[Need::Root, Need::Events, Need::Cgroup2, Need::Controllers];
 const GROUPS: &[Need] = &[Need::Root, Need::Events, Need::Cgroup2];
 
 pub fn tests() -> Vec<Test> {
@@ -41,6 +42,35 @@ pub fn tests() -> Vec<Test> {
         },
         Test { name: "events::short_lives_are_left_out", needs: HERE, run: min_duration },
         Test { name: "events::loss_is_counted", needs: HERE, run: loss },
+        Test {
+            name: "events::a_stopped_reader_loses_what_is_counted_exactly",
+            needs: HERE,
+            run: exact_loss,
+        },
+        Test { name: "events::100_kib_of_arguments_are_exact", needs: HERE, run: large_args },
+        Test { name: "events::every_exit_code_and_signal", needs: HERE, run: all_endings },
+        Test { name: "events::a_failing_exec_gives_none", needs: HERE, run: failing_exec },
+        Test {
+            name: "events::an_exec_by_another_thread_is_the_process",
+            needs: HERE,
+            run: thread_exec,
+        },
+        Test {
+            name: "events::daemons_keep_their_parent_and_their_marks",
+            needs: HERE,
+            run: daemons,
+        },
+        Test { name: "events::short_lived_cgroups_have_names", needs: GROUPS, run: short_cgroups },
+        Test { name: "events::an_oom_kill_names_victim_and_limit", needs: LIMITS, run: oom_kill },
+        Test { name: "events::lines_of_an_interactive_bash", needs: HERE, run: readline },
+        Test { name: "events::an_open_storm_is_bounded_and_adds_up", needs: HERE, run: open_storm },
+        Test { name: "events::by_user_and_by_executable", needs: HERE, run: by_user_and_path },
+        Test {
+            name: "events::a_long_path_does_not_silence_the_stream",
+            needs: HERE,
+            run: long_path,
+        },
+        Test { name: "events::streams_share_their_probes", needs: HERE, run: sharing },
         Test { name: "events::bad_filters_are_refused", needs: HERE, run: bad_filters },
     ]
 }
@@ -287,6 +317,322 @@ fn loss() -> Result<()> {
     }
     // Others may run programs on this machine too, so there may be more than ours.
     ensure!(dropped > 0 && received > 0 && received + dropped >= 50, "{received} + {dropped}");
+    Ok(())
+}
+
+/// A copy of a program under a name that nothing else on the machine has.
+fn copy_of(program: &str, name: &str) -> Result<std::path::PathBuf> {
+    let path = std::env::temp_dir().join(name);
+    std::fs::copy(program, &path)?;
+    Ok(path)
+}
+
+/// Tracks one command only.
+fn only(command: &str, kinds: &[EventKind]) -> EventFilter {
+    let mut filter = filter(kinds);
+    filter.mode = EventMode::TrackedOnly;
+    filter.commands = vec![command.into()];
+    filter
+}
+
+fn exact_loss() -> Result<()> {
+    let program = copy_of("/bin/true", "acgexact")?;
+    let mut filter = only("acgexact", &[EventKind::Exec, EventKind::Exit]);
+    filter.buffer_bytes = 64 << 10;
+    let mut stream = EventStream::open(&filter, None)?;
+    const RUNS: u64 = 500;
+    for _ in 0..RUNS {
+        run(&mut Command::new(&program))?;
+    }
+    let (mut received, mut dropped) = (0, 0);
+    while let Some(event) = stream.next_timeout(Duration::from_millis(300))? {
+        match event {
+            Event::Dropped(d) => dropped += d.count,
+            _ => received += 1,
+        }
+    }
+    ensure!(dropped > 0, "the ring was not full");
+    ensure!(received + dropped == 2 * RUNS, "{received} + {dropped}");
+    let stats = stream.stats()?;
+    ensure!((stats.received, stats.dropped()) == (received, dropped), "{stats:?}");
+    Ok(())
+}
+
+fn large_args() -> Result<()> {
+    let mut filter = filter(&[EventKind::Exec, EventKind::Exit]);
+    filter.args_bytes = 256 << 10;
+    let mut stream = EventStream::open(&filter, None)?;
+    let every_byte: Vec<u8> = (1..=255).collect();
+    let args: Vec<_> = (0..400).map(|_| OsStr::from_bytes(&every_byte)).collect();
+    let exact = run(Command::new("/bin/true").args(&args))?;
+    let many = run(Command::new("/bin/true").args((0..2000).map(|i| i.to_string())))?;
+    let events = collect(&mut stream)?;
+    let of = |pid| execs(&events).find(move |e| e.origin.pid == pid).context("no EXEC");
+    ensure!(of(exact)?.argv[1..] == args && !of(exact)?.argv_truncated);
+    ensure!(of(many)?.argv.len() == 2001 && of(many)?.argv[2000] == "1999");
+    Ok(())
+}
+
+fn all_endings() -> Result<()> {
+    let mut stream = EventStream::open(&filter(&[EventKind::Exec, EventKind::Exit]), None)?;
+    let sh = |script: String| run(Command::new("/bin/sh").args(["-c", &script]));
+    let mut want = Vec::new();
+    for code in (0..=255).step_by(15) {
+        want.push((sh(format!("exit {code}"))?, Some(code), None));
+    }
+    // Those whose default is to end the process.
+    for signal in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 29, 31] {
+        want.push((sh(format!("ulimit -c 0; kill -{signal} $$; sleep 9"))?, None, Some(signal)));
+    }
+    let events = collect(&mut stream)?;
+    for (pid, code, signal) in want {
+        let exit = exit_of(&events, pid)?;
+        ensure!((exit.exit_code, exit.signal) == (code, signal), "{exit:?}");
+        ensure!(!exit.oom_killed);
+    }
+    Ok(())
+}
+
+fn failing_exec() -> Result<()> {
+    let mut stream =
+        EventStream::open(&filter(&[EventKind::Exec, EventKind::Exit, EventKind::Fork]), None)?;
+    let shell = run(Command::new("/bin/sh").args(["-c", "/none/such; exit 0"]))?;
+    let events = collect(&mut stream)?;
+    let child = events.iter().find_map(|e| match e {
+        Event::Fork(f) if f.origin.pid == shell => Some(f.child_pid),
+        _ => None,
+    });
+    let child = child.context("no FORK")?;
+    ensure!(execs(&events).all(|e| e.origin.pid != child));
+    let exit = exit_of(&events, child)?;
+    ensure!(exit.exit_code == Some(127) && exit.origin.ppid == shell, "{exit:?}");
+    Ok(())
+}
+
+fn thread_exec() -> Result<()> {
+    let mut stream = EventStream::open(&filter(&[EventKind::Exec, EventKind::Exit]), None)?;
+    let pid = run(Command::new(std::env::current_exe()?).arg("worker=exec_by_thread"))?;
+    let events = collect(&mut stream)?;
+    let names: Vec<_> =
+        execs(&events).filter(|e| e.origin.pid == pid).map(|e| e.filename.clone()).collect();
+    ensure!(names.len() == 2 && names[1] == "/bin/true", "{names:?}");
+    ensure!(exits(&events).filter(|e| e.origin.pid == pid).count() == 1);
+    Ok(())
+}
+
+fn daemons() -> Result<()> {
+    let shell = copy_of("/bin/sh", "acgdaemon")?;
+    let mut filter = only("acgdaemon", &[EventKind::Exec, EventKind::Exit, EventKind::Fork]);
+    filter.commands.push("true".into());
+    let mut stream = EventStream::open(&filter, None)?;
+    // The middle one is gone before the last has started its program.
+    let script = "setsid /bin/sh -c '(sleep 0.2; /bin/ls >/dev/null) & exit 0'; sleep 1";
+    let outer = run(Command::new(&shell).args(["-c", script]))?;
+    let events = collect(&mut stream)?;
+    let ls = execs(&events).find(|e| e.filename == "/bin/ls").context("it was lost sight of")?;
+    let parent = exit_of(&events, ls.origin.ppid)?;
+    ensure!(parent.origin.timestamp < ls.origin.timestamp, "the parent was to be gone: {parent:?}");
+    ensure!(parent.origin.ppid == outer, "{parent:?}");
+    Ok(())
+}
+
+fn short_cgroups() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let root = place.child("root")?;
+    let mut stream =
+        EventStream::open(&filter(&[EventKind::Exec, EventKind::Exit]), Some(root.path()))?;
+    let mut pids = Vec::new();
+    for i in 0..10 {
+        let session = root.create_child(&format!("s{i}").parse()?)?;
+        let calls = session.create_child(&"calls".parse()?)?;
+        let call = calls.create_child(&"c7".parse()?)?;
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read x; exec /bin/true"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        call.move_pid(child.id() as i32)?;
+        drop(child.stdin.take());
+        pids.push(child.id() as i32);
+        child.wait()?;
+        session.remove_tree()?;
+    }
+    let events = collect(&mut stream)?;
+    for (i, pid) in pids.iter().enumerate() {
+        let origin = &exit_of(&events, *pid)?.origin;
+        ensure!(origin.session.as_deref() == Some(&format!("s{i}")), "{origin:?}");
+        ensure!(origin.tool_call.as_deref() == Some("c7"), "{origin:?}");
+        ensure!(
+            origin.cgroup.as_deref() == Some(root.path().join(format!("s{i}/calls/c7")).as_path())
+        );
+    }
+    Ok(())
+}
+
+fn oom_kill() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let group = place.child("tight")?;
+    group.set_limit(agentcg_core::LimitFile::MemoryMax, (16 << 20).into())?;
+    // There is a swap file of that name only where the kernel has swap.
+    let _ = group.set_limit(agentcg_core::LimitFile::SwapMax, 0.into());
+    let mut stream = EventStream::open(&filter(&[EventKind::OomKill, EventKind::Exit]), None)?;
+    ensure!(stream.missing().is_empty(), "{:?}", stream.missing());
+    let mut worker = Worker::start_in(&group, &format!("loop_over:{}", 64 << 20))?;
+    let pid = worker.pid();
+    worker.go()?;
+    let mut kill = None;
+    loop {
+        match stream.next_timeout(Duration::from_secs(20))?.context("no end within 20 s")? {
+            Event::OomKill(k) if k.origin.pid == pid => kill = Some(k),
+            Event::Exit(e) if e.origin.pid == pid => {
+                ensure!(e.oom_killed && e.signal == Some(9), "{e:?}");
+                break;
+            }
+            _ => {}
+        }
+    }
+    let kill = kill.context("no OOM_KILL")?;
+    ensure!(kill.limit_cgroup.as_deref() == Some(group.path()), "{kill:?}");
+    ensure!(kill.limit_bytes == Some(16 << 20), "{kill:?}");
+    Ok(())
+}
+
+fn readline() -> Result<()> {
+    let mut stream = EventStream::open(&filter(&[EventKind::BashReadline]), None)?;
+    ensure!(stream.missing().is_empty(), "{:?}", stream.missing());
+    // script(1) gives it a terminal.
+    let mut shell = Command::new("/usr/bin/script")
+        .args(["-q", "-c", "/bin/bash --norc --noprofile -i", "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let mut stdin = shell.stdin.take().context("no pipe")?;
+    std::io::Write::write_all(&mut stdin, b"echo \"acg line\"\nexit\n")?;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|l| l != "exit") {
+        let event = stream.next_timeout(Duration::from_secs(10))?;
+        let Some(Event::BashReadline(line)) = event else {
+            anyhow::bail!("after {seen:?}: {event:?}")
+        };
+        ensure!(line.origin.comm == "bash");
+        seen.push(line.command);
+    }
+    ensure!(seen == ["echo \"acg line\"", "exit"], "{seen:?}");
+    drop(stdin);
+    shell.wait()?;
+    Ok(())
+}
+
+fn open_storm() -> Result<()> {
+    const OPENS: u64 = 20_000;
+    let program = copy_of(&std::env::current_exe()?.display().to_string(), "acgstorm")?;
+    let mut filter = only("acgstorm", &[EventKind::FileOpen, EventKind::Exit]);
+    filter.open_rate = 100;
+    let mut stream = EventStream::open(&filter, None)?;
+    let pid = run(Command::new(&program).arg(format!("worker=open_storm:{OPENS}")))?;
+    let (mut events, mut opened, mut limited) = (0u64, 0, 0);
+    while let Some(event) = stream.next_timeout(Duration::from_millis(500))? {
+        match event {
+            Event::FileOpen(f) if f.filepath.to_string_lossy().starts_with("/etc/host") => {
+                ensure!(f.origin.pid == pid);
+                events += 1;
+                opened += f.count;
+            }
+            Event::Dropped(d) if d.reason == DropReason::RateLimited => limited += d.count,
+            Event::Dropped(d) => anyhow::bail!("{d:?}"),
+            _ => {}
+        }
+    }
+    // Half of them are of one path again and again, half change the path each time. A few opens of
+    // the program's own start may be among those that were held back.
+    let total = opened + limited;
+    ensure!((OPENS..OPENS + 100).contains(&total), "{opened} + {limited} of {OPENS}");
+    ensure!(events < OPENS / 10 && limited > OPENS / 4, "{events} events, {limited} held back");
+    Ok(())
+}
+
+fn by_user_and_path() -> Result<()> {
+    let program = copy_of("/bin/true", "acgbypath")?;
+    let mut by_path = filter(&[EventKind::Exec]);
+    by_path.mode = EventMode::TrackedOnly;
+    by_path.executables = vec![std::env::temp_dir().join("acgby")];
+    let mut by_user = filter(&[EventKind::Exec]);
+    by_user.mode = EventMode::TrackedOnly;
+    by_user.uids = vec![65534];
+    let (mut by_path, mut by_user) =
+        (EventStream::open(&by_path, None)?, EventStream::open(&by_user, None)?);
+    run(&mut Command::new("/bin/true"))?;
+    let one = run(&mut Command::new(&program))?;
+    let two = run(Command::new("/bin/true").uid(65534))?;
+    let pids = |stream: &mut EventStream| -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        while let Some(event) = stream.next_timeout(Duration::from_millis(300))? {
+            pids.extend(event.origin().map(|o| o.pid));
+        }
+        Ok(pids)
+    };
+    let (path, user) = (pids(&mut by_path)?, pids(&mut by_user)?);
+    ensure!(path == [one], "{path:?}, expected {one}");
+    ensure!(user.contains(&two) && !user.contains(&one), "{user:?}, expected {two}");
+    Ok(())
+}
+
+fn long_path() -> Result<()> {
+    let program = copy_of("/bin/cat", "acglongpath")?;
+    let long = format!("/tmp/{}long", "x/".repeat(140));
+    for delay in [Duration::ZERO, Duration::from_millis(10)] {
+        let mut filter = only("acglongpath", &[EventKind::FileOpen, EventKind::Exec]);
+        filter.delay = delay;
+        let mut stream = EventStream::open(&filter, None)?;
+        // The reader sleeps when each of them comes.
+        let mut opened = |path: &str| -> Result<bool> {
+            std::thread::scope(|scope| {
+                scope.spawn(|| run(Command::new(&program).arg(path)));
+                while let Some(event) = stream.next_timeout(Duration::from_secs(5))? {
+                    if matches!(&event, Event::FileOpen(f) if f.filepath == path) {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })
+        };
+        for path in [long.as_str(), "/etc/hostname", &long, "/etc/hosts"] {
+            ensure!(opened(path)?, "no FILE_OPEN of {path} with a delay of {delay:?}");
+        }
+    }
+    Ok(())
+}
+
+/// BPF links that this process holds.
+fn links() -> Result<usize> {
+    let fds = std::fs::read_dir("/proc/self/fd")?.flatten();
+    let is_link = |target: std::path::PathBuf| target.to_string_lossy().contains("bpf_link");
+    Ok(fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(is_link)).count())
+}
+
+fn sharing() -> Result<()> {
+    ensure!(links()? == 0);
+    let program = copy_of("/bin/true", "acgshare")?;
+    let kinds = [EventKind::Exec, EventKind::Exit];
+    let mut all = EventStream::open(&filter(&kinds), None)?;
+    let alone = links()?;
+    let mut one = EventStream::open(&only("acgshare", &kinds), None)?;
+    let mut other = EventStream::open(&only("acgother", &kinds), None)?;
+    ensure!(links()? == alone, "they do not share: {alone}, then {}", links()?);
+    let pid = run(&mut Command::new(&program))?;
+    let events = collect(&mut all)?;
+    ensure!(execs(&events).any(|e| e.origin.pid == pid));
+    let first = one.next_timeout(Duration::from_secs(5))?.context("nothing")?;
+    ensure!(matches!(&first, Event::Exec(e) if e.origin.pid == pid), "{first:?}");
+    ensure!(other.next_timeout(Duration::from_millis(100))?.is_none());
+    drop(one);
+    // The place of the one that left, with another filter: no marks are left behind.
+    let mut late = EventStream::open(&only("acgother", &kinds), None)?;
+    run(&mut Command::new(&program))?;
+    ensure!(late.next_timeout(Duration::from_millis(100))?.is_none());
+    drop((all, other));
+    ensure!(links()? <= alone);
+    drop(late);
+    ensure!(links()? == 0, "{} links are left", links()?);
     Ok(())
 }
 

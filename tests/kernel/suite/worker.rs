@@ -37,12 +37,29 @@ pub fn run(job: &str) -> ! {
                 n = std::hint::black_box(n.wrapping_add(1));
             }
         }
+        "exec_by_thread" => {
+            let thread = std::thread::spawn(|| {
+                std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(
+                    "/bin/true",
+                ))
+            });
+            panic!("exec returned: {:?}", thread.join());
+        }
+        "open_storm" => open_storm(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
         "runtime" => hold_runtime(arg.into()),
         "protect" => hold_protection(arg),
         other => panic!("no worker {other}"),
     }
     std::process::exit(0);
+}
+
+/// Half of the opens are of one path, the others change between two.
+fn open_storm(opens: u64) {
+    for i in 0..opens {
+        let path = if i < opens / 2 || i % 2 == 0 { "/etc/hostname" } else { "/etc/hosts" };
+        drop(std::fs::File::open(path).expect(path));
+    }
 }
 
 /// Touches so many bytes again and again; prints the passes so far each second.
