@@ -348,13 +348,14 @@ static void lost_rate(u32 slot, u64 count)
 
 static void fill(struct record_header *h, u32 kind, struct task_struct *task, u32 parent)
 {
+	/* Plain loads: each BPF_CORE_READ would be a call for every pointer on the way. */
 	h->timestamp = bpf_ktime_get_boot_ns();
-	h->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	h->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
 	h->kind = kind;
 	h->pid = task->tgid;
-	h->ppid = parent ?: BPF_CORE_READ(task, real_parent, tgid);
-	h->uid = BPF_CORE_READ(task, cred, uid.val);
-	BPF_CORE_READ_INTO(&h->comm, task, group_leader, comm);
+	h->ppid = parent ?: task->real_parent->tgid;
+	h->uid = task->cred->uid.val;
+	bpf_probe_read_kernel(h->comm, sizeof(h->comm), task->group_leader->comm);
 }
 
 #define for_each_subscriber(slot, mask)                                                            \
@@ -464,8 +465,8 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 		return 0;
 	s = bpf_task_storage_get(&processes, task, NULL, 0);
 	a.parent = s ? s->parent : 0;
-	a.start = BPF_CORE_READ(task, mm, arg_start);
-	a.total = BPF_CORE_READ(task, mm, arg_end) - a.start;
+	a.start = task->mm->arg_start;
+	a.total = task->mm->arg_end - a.start;
 	a.filename = (u64)BPF_CORE_READ(bprm, filename);
 	for_each_subscriber(slot, who)
 	{
@@ -489,7 +490,10 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 	/* a thread */
 	if (child->pid != child->tgid)
 		return 0;
-	tracked = tracked_by(parent->group_leader) | matches(child);
+	tracked = tracked_by(parent->group_leader);
+	/* All else it has from its parent, which would be tracked for it; only this may differ. */
+	if (filters_in_use & FILTER_CGROUPS)
+		tracked |= cgroup_matches(child);
 	who = wanted_by(RECORD_FORK, tracked);
 	/* Who forked it is kept for those who hear of it later. */
 	if (tracked || audiences[RECORD_EXEC].of_all || audiences[RECORD_EXIT].of_all) {
@@ -528,12 +532,12 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
  */
 static u64 peak_pages(struct task_struct *task, struct signal_struct *sig)
 {
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	struct mm_struct *mm = task->mm;
 	u64 peak, now = 0;
 
 	if (!mm)
-		return BPF_CORE_READ(sig, maxrss);
-	peak = BPF_CORE_READ(mm, hiwater_rss);
+		return sig->maxrss;
+	peak = mm->hiwater_rss;
 	/* file, anonymous and shared pages; the counters of single CPUs may lag by some pages */
 	for (int i = 0; i < 4; i++) {
 		s64 pages = 0;
@@ -554,23 +558,21 @@ static void fill_exit(struct record_exit *r, struct task_struct *task, u64 durat
 	fill(&r->h, RECORD_EXIT, task, parent);
 	r->duration_ns = duration;
 	/* The signal struct has the threads that were reaped; add those that were not. */
-	r->utime_ns = BPF_CORE_READ(sig, utime) + BPF_CORE_READ(task, utime);
-	r->stime_ns = BPF_CORE_READ(sig, stime) + BPF_CORE_READ(task, stime);
-	r->runtime_ns =
-	    BPF_CORE_READ(sig, sum_sched_runtime) + BPF_CORE_READ(task, se.sum_exec_runtime);
-	r->read_bytes = BPF_CORE_READ(task, ioac.read_bytes) + BPF_CORE_READ(sig, ioac.read_bytes);
-	r->write_bytes =
-	    BPF_CORE_READ(task, ioac.write_bytes) + BPF_CORE_READ(sig, ioac.write_bytes);
+	r->utime_ns = sig->utime + task->utime;
+	r->stime_ns = sig->stime + task->stime;
+	r->runtime_ns = sig->sum_sched_runtime + task->se.sum_exec_runtime;
+	r->read_bytes = sig->ioac.read_bytes + task->ioac.read_bytes;
+	r->write_bytes = sig->ioac.write_bytes + task->ioac.write_bytes;
 	if (leader != task) {
-		r->utime_ns += BPF_CORE_READ(leader, utime);
-		r->stime_ns += BPF_CORE_READ(leader, stime);
-		r->runtime_ns += BPF_CORE_READ(leader, se.sum_exec_runtime);
-		r->read_bytes += BPF_CORE_READ(leader, ioac.read_bytes);
-		r->write_bytes += BPF_CORE_READ(leader, ioac.write_bytes);
+		r->utime_ns += leader->utime;
+		r->stime_ns += leader->stime;
+		r->runtime_ns += leader->se.sum_exec_runtime;
+		r->read_bytes += leader->ioac.read_bytes;
+		r->write_bytes += leader->ioac.write_bytes;
 	}
 	r->maxrss_pages = peak_pages(task, sig);
-	r->code = BPF_CORE_READ(sig, group_exit_code);
-	r->oom_killed = BPF_CORE_READ(sig, oom_mm) != NULL;
+	r->code = sig->group_exit_code;
+	r->oom_killed = sig->oom_mm != NULL;
 }
 
 static void flush_opens(struct task_struct *task);
@@ -584,7 +586,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	u64 duration;
 
 	flush_opens(task);
-	if (unwanted(RECORD_EXIT) || BPF_CORE_READ(task, signal, live.counter) > 0)
+	if (unwanted(RECORD_EXIT) || task->signal->live.counter > 0)
 		return 0;
 	who = wanted_by(RECORD_EXIT, tracked_by(leader));
 	if (!who)
@@ -597,7 +599,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	if (s && __sync_lock_test_and_set(&s->exited, 1))
 		return 0;
 	parent = s ? s->parent : 0;
-	duration = bpf_ktime_get_boot_ns() - BPF_CORE_READ(leader, start_boottime);
+	duration = bpf_ktime_get_boot_ns() - leader->start_boottime;
 	for_each_subscriber(slot, who)
 	{
 		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);

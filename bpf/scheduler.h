@@ -30,7 +30,7 @@ struct sched_cgroup {
 struct sched_stats {
 	u64 direct; /* dispatched to an idle CPU at wake-up */
 	u64 queued;
-	u64 kept; /* went on running: nobody was before it */
+	u64 kept;      /* went on running: nobody was before it */
 	u64 displaced; /* CPUs that had to choose again */
 };
 

@@ -35,6 +35,12 @@ clippy() { cargo clippy --workspace --all-targets -- -D warnings; }
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps; }
 rust() { cargo test --workspace; }
 package() { cargo package -p agentcg-core --allow-dirty; }
+fuzz() {
+  local target
+  for target in fuzz_events fuzz_input; do
+    cargo run -q -p agentcg-fuzz --bin "$target" -- -runs=200000 -seed=1 -max_len=1024 -verbosity=0 || return 1
+  done
+}
 lab() { "$venv/pytest" -q tests/vm; }
 
 python() {
@@ -77,7 +83,7 @@ kernels() {
   return "$bad"
 }
 
-all=(lint build clippy docs rust package python c golang lab bindings kernels)
+all=(lint build clippy docs rust fuzz package python c golang lab bindings kernels)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
 bad=0

@@ -40,6 +40,12 @@ mod scheduler;
 mod session;
 mod units;
 
+/// What reads foreign bytes, for the fuzz targets; not part of the interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::events::{check, decode_event as decode};
+}
+
 pub use cgroup::{
     Cgroup, CgroupName, Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents,
     Pressure, Stall, mount_point, own_path, path_of,

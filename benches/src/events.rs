@@ -1,54 +1,29 @@
-//! What the process monitor adds to running /bin/true.
+//! What the process monitor costs, beside no monitor and beside bcc's tools.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use agentcg_core::{EventFilter, EventKind, EventMode, EventStream};
-use anyhow::Result;
+use agentcg_core::{Event, EventFilter, EventKind, EventMode, EventStream};
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::query::ProgInfoIter;
 
 const ROUNDS: usize = 5;
+const KINDS: [EventKind; 3] = [EventKind::Exec, EventKind::Exit, EventKind::Fork];
 
 pub fn run(runs: u32) -> Result<()> {
-    println!("{runs} runs of /bin/true, median of {ROUNDS} rounds, the cases in turn");
-    let cases: [(&str, Option<EventFilter>); 3] = [
-        ("no monitor", None),
-        ("all EXEC, EXIT, FORK", Some(filter(EventMode::All))),
-        ("filtered out in the kernel", Some(filter(EventMode::TrackedOnly))),
-    ];
-    let mut times = vec![Vec::new(); cases.len()];
-    let mut events = vec![0; cases.len()];
-    // In turn, so that what else the machine does hits all cases alike.
-    for _ in 0..ROUNDS {
-        for (i, (_, filter)) in cases.iter().enumerate() {
-            let reader = filter.clone().map(Reader::start).transpose()?;
-            times[i].push(spawn_loop(runs)?);
-            events[i] = reader.map_or(0, Reader::stop);
-        }
-    }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2]
-    };
-    let base = median(&mut times[0]);
-    println!("{:<28} {:>10} {:>8} {:>8}", "", "a run", "ratio", "events");
-    for (i, (name, _)) in cases.iter().enumerate() {
-        let time = median(&mut times[i]);
-        println!(
-            "{name:<28} {:>7} µs {:>8.3} {:>8}",
-            (time / runs).as_micros(),
-            time.as_secs_f64() / base.as_secs_f64(),
-            events[i]
-        );
-    }
-    Ok(())
+    spawn_cost(runs)?;
+    kernel_cost(runs)?;
+    complete(runs * 10)?;
+    throughput(runs * 10)
 }
 
-fn filter(mode: EventMode) -> EventFilter {
+fn filter(mode: EventMode, delay_ms: u64) -> EventFilter {
     let mut filter = EventFilter::default();
     filter.mode = mode;
-    filter.kinds = vec![EventKind::Exec, EventKind::Exit, EventKind::Fork];
+    filter.kinds = KINDS.to_vec();
+    filter.delay = Duration::from_millis(delay_ms);
     filter.commands = vec!["no-such-command".into()];
     filter
 }
@@ -61,16 +36,196 @@ fn spawn_loop(runs: u32) -> Result<Duration> {
     Ok(at.elapsed())
 }
 
-/// Reads events in a thread, as a program beside would.
-struct Reader {
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
-    thread: std::thread::JoinHandle<()>,
+/// Something that watches while programs run.
+enum Watcher {
+    None,
+    Ours(EventFilter),
+    Tools(&'static [&'static str]),
 }
 
-impl Reader {
-    fn start(filter: EventFilter) -> Result<Self> {
-        let mut stream = EventStream::open(&filter, None)?;
+fn spawn_cost(runs: u32) -> Result<()> {
+    println!("\n{runs} runs of /bin/true, median of {ROUNDS} rounds, the cases in turn");
+    let mut cases = vec![
+        ("no monitor", Watcher::None),
+        ("EXEC, EXIT, FORK", Watcher::Ours(filter(EventMode::All, 10))),
+        ("the same, delay 0", Watcher::Ours(filter(EventMode::All, 0))),
+        ("filtered out in the kernel", Watcher::Ours(filter(EventMode::TrackedOnly, 10))),
+    ];
+    match Running::start(&Watcher::Tools(&["execsnoop", "exitsnoop"])) {
+        Ok(running) => {
+            running.stop();
+            cases.push(("bcc execsnoop + exitsnoop", Watcher::Tools(&["execsnoop", "exitsnoop"])));
+        }
+        Err(e) => println!("without bcc's tools: {e:#}"),
+    }
+    let mut times = vec![Vec::new(); cases.len()];
+    let mut events = vec![0; cases.len()];
+    // In turn, so that what else the machine does hits all cases alike.
+    for _ in 0..ROUNDS {
+        for (i, (_, watcher)) in cases.iter().enumerate() {
+            let running = Running::start(watcher)?;
+            times[i].push(spawn_loop(runs)?);
+            events[i] = running.stop();
+        }
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let base = median(&mut times[0]);
+    println!("{:<28} {:>10} {:>8} {:>8}", "", "a run", "ratio", "events");
+    for (i, (name, _)) in cases.iter().enumerate() {
+        let time = median(&mut times[i]);
+        let ratio = time.as_secs_f64() / base.as_secs_f64();
+        println!("{name:<28} {:>7} µs {ratio:>8.3} {:>8}", (time / runs).as_micros(), events[i]);
+    }
+    Ok(())
+}
+
+/// From the kernel's own statistics (BPF_STATS_RUN_TIME).
+fn kernel_cost(runs: u32) -> Result<()> {
+    println!("\nin the kernel, a call (BPF run-time statistics; each adds some 20 ns to itself)");
+    // SAFETY: makes a descriptor that switches the statistics on while it is open.
+    let stats = unsafe { libbpf_rs::libbpf_sys::bpf_enable_stats(0) };
+    ensure!(stats >= 0, "no BPF statistics: {}", std::io::Error::from_raw_os_error(-stats));
+    println!("{:<28} {:>10} {:>10} {:>10}", "", "exec", "exit", "fork");
+    for (name, filter) in [
+        ("delivered", filter(EventMode::All, 10)),
+        ("delivered, delay 0", filter(EventMode::All, 0)),
+        ("filtered out", filter(EventMode::TrackedOnly, 10)),
+    ] {
+        let running = Running::start(&Watcher::Ours(filter))?;
+        spawn_loop(runs)?;
+        let cost = |program: &str| {
+            ProgInfoIter::default()
+                .filter(|p| p.name.to_str() == Some(program) && p.run_cnt >= u64::from(runs))
+                .map(|p| p.run_time_ns as f64 / p.run_cnt as f64 / 1000.0)
+                .fold(f64::NAN, f64::max)
+        };
+        let (exec, exit, fork) = (cost("on_exec"), cost("on_exit"), cost("on_fork"));
+        running.stop();
+        println!("{name:<28} {exec:>7.2} µs {exit:>7.2} µs {fork:>7.2} µs");
+    }
+    // SAFETY: our own descriptor, not used any more.
+    drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(stats) });
+    Ok(())
+}
+
+/// A copy of /bin/true under a name of its own, so that nobody else's are counted.
+fn own_true() -> Result<std::path::PathBuf> {
+    let path = std::env::temp_dir().join("agentcg-true");
+    std::fs::copy("/bin/true", &path)?;
+    Ok(path)
+}
+
+/// As fast as the machine makes them: four loops at once.
+fn storm(runs: u32) -> Result<Duration> {
+    let program = own_true()?;
+    let at = Instant::now();
+    std::thread::scope(|scope| {
+        let loops: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    for _ in 0..runs / 4 {
+                        Command::new(&program).stdin(Stdio::null()).status()?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        loops.into_iter().try_for_each(|l| l.join().map_err(|_| anyhow::anyhow!("panicked"))?)
+    })?;
+    Ok(at.elapsed())
+}
+
+fn own_filter(buffer_bytes: u32) -> EventFilter {
+    let mut filter = filter(EventMode::TrackedOnly, 10);
+    filter.kinds = vec![EventKind::Exec, EventKind::Exit];
+    filter.commands = vec!["agentcg-true".into()];
+    filter.buffer_bytes = buffer_bytes;
+    filter
+}
+
+fn complete(runs: u32) -> Result<()> {
+    println!("\n{runs} short processes, four loops at once");
+    let running = Running::start(&Watcher::Ours(own_filter(8 << 20)))?;
+    let time = storm(runs)?;
+    // The last ones wait for their delay.
+    std::thread::sleep(Duration::from_millis(100));
+    let received = running.stop();
+    println!("read meanwhile, 8 MiB:    {received} of {} events, {time:.1?}", 2 * runs);
+
+    let mut stream = EventStream::open(&own_filter(64 << 10), None)?;
+    storm(runs)?;
+    let (mut received, mut dropped) = (0u64, 0u64);
+    while let Some(event) = stream.next_timeout(Duration::from_millis(200))? {
+        match event {
+            Event::Dropped(d) => dropped += d.count,
+            _ => received += 1,
+        }
+    }
+    println!(
+        "read afterwards, 64 KiB:  {received} received + {dropped} dropped = {}",
+        received + dropped
+    );
+    Ok(())
+}
+
+/// A full ring is read at once.
+fn throughput(runs: u32) -> Result<()> {
+    println!("\nreading a ring that {runs} processes have filled");
+    for json in [false, true] {
+        let mut stream = EventStream::open(&own_filter(64 << 20), None)?;
+        storm(runs)?;
+        let at = Instant::now();
+        let (mut events, mut bytes) = (0u64, 0);
+        while let Some(event) = stream.try_next()? {
+            events += 1;
+            if json {
+                bytes += event.to_json().len();
+            }
+        }
+        let rate = events as f64 / at.elapsed().as_secs_f64() / 1e6;
+        match json {
+            false => println!("as values:  {rate:.2} million events/s"),
+            true => println!(
+                "as JSON:    {rate:.2} million events/s, {} bytes each",
+                bytes as u64 / events.max(1)
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// A watcher at work.
+enum Running {
+    None,
+    Ours { stop: Arc<AtomicBool>, count: Arc<AtomicU64>, thread: std::thread::JoinHandle<()> },
+    Tools(Vec<Child>),
+}
+
+impl Running {
+    fn start(watcher: &Watcher) -> Result<Self> {
+        match watcher {
+            Watcher::None => Ok(Running::None),
+            Watcher::Ours(filter) => Self::read(EventStream::open(filter, None)?),
+            Watcher::Tools(names) => {
+                let children = names.iter().map(|name| tool(name)).collect::<Result<_>>()?;
+                // They say nothing when they are ready.
+                std::thread::sleep(Duration::from_secs(2));
+                let mut running = Running::Tools(children);
+                if let Running::Tools(children) = &mut running {
+                    for (child, name) in children.iter_mut().zip(*names) {
+                        ensure!(child.try_wait()?.is_none(), "{name} does not run here");
+                    }
+                }
+                Ok(running)
+            }
+        }
+    }
+
+    /// In a thread, as a program beside would.
+    fn read(mut stream: EventStream) -> Result<Self> {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let thread = std::thread::spawn({
             let (stop, count) = (stop.clone(), count.clone());
@@ -80,14 +235,40 @@ impl Reader {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                 }
+                while let Ok(Some(_)) = stream.try_next() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
             }
         });
-        Ok(Self { stop, count, thread })
+        Ok(Running::Ours { stop, count, thread })
     }
 
+    /// Events seen.
     fn stop(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.join();
-        self.count.load(Ordering::Relaxed)
+        match self {
+            Running::None => 0,
+            Running::Ours { stop, count, thread } => {
+                stop.store(true, Ordering::Relaxed);
+                let _ = thread.join();
+                count.load(Ordering::Relaxed)
+            }
+            Running::Tools(children) => {
+                for mut child in children {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+                0
+            }
+        }
     }
+}
+
+fn tool(name: &str) -> Result<Child> {
+    let path = std::path::Path::new("/usr/sbin").join(name);
+    Command::new(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("{} (Debian: libbpf-tools)", path.display()))
 }

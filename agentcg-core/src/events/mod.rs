@@ -18,6 +18,19 @@ mod names;
 mod stream;
 mod types;
 
+/// Decodes one ring buffer record.
+pub fn decode_event(bytes: &[u8]) -> Option<Event> {
+    match decode::decode(bytes, 4096)? {
+        decode::Record::Event(event) => Some(event),
+        decode::Record::Cgroup(..) => None,
+    }
+}
+
+/// Checks a filter.
+pub fn check(filter: &EventFilter) -> crate::Result<()> {
+    filter.check()
+}
+
 pub(crate) use file_probe::SyscallTracepoints;
 pub use filter::{EventFilter, EventMode};
 pub(crate) use monitor::try_load;
