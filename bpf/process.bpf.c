@@ -106,7 +106,7 @@ struct opening {
 	u64 path; /* in user memory, from the entry of the system call to its exit */
 	u32 flags;
 	u32 in_call;
-	/* the last path, how often it was opened since its record, and when that was */
+	/* what was opened last, how often since its record, and when that was */
 	u64 hash;
 	u64 repeated;
 	u64 since;
@@ -115,8 +115,10 @@ struct opening {
 	/* for the rate limit */
 	u64 second;
 	u32 in_second;
-	u32 which; /* of the two buffers: the last path */
-	char paths[2][SMALL_PATH / 32][32];
+	u32 _pad;
+	char given[SMALL_PATH / 32][32];        /* as the process gave it */
+	char last[SMALL_PATH / 32][32];         /* of the last record */
+	char resolved[2 * SMALL_PATH / 32][32]; /* written from the end of the first half */
 };
 
 struct {
@@ -182,9 +184,9 @@ static u32 command_matches(struct task_struct *task)
 	return found;
 }
 
-static u32 cgroup_matches(struct task_struct *task)
+/* Of a cgroup and its ancestors. */
+static u32 marks_of(struct cgroup *cgrp)
 {
-	struct cgroup *cgrp = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	int level = BPF_CORE_READ(cgrp, level);
 	u32 found = 0;
 
@@ -200,6 +202,11 @@ static u32 cgroup_matches(struct task_struct *task)
 			found |= *mask;
 	}
 	return found;
+}
+
+static u32 cgroup_matches(struct task_struct *task)
+{
+	return marks_of(BPF_CORE_READ(task, cgroups, dfl_cgrp));
 }
 
 /*
@@ -442,6 +449,33 @@ discard:
 	 */
 	bpf_ringbuf_discard_dynptr(&record, 0);
 	return fits;
+}
+
+/* In the cgroup v2 hierarchy, where every task is somewhere; ids of others may be the same numbers.
+ */
+static bool is_v2(struct cgroup *cgrp)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return BPF_CORE_READ(cgrp, root) == BPF_CORE_READ(task, cgroups, dfl_cgrp, root);
+}
+
+/* A process that is moved into a tracked cgroup is tracked from then on. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(on_cgroup_attach, struct cgroup *to, const char *path, struct task_struct *task)
+{
+	struct process_state *s;
+	u32 found;
+
+	if (!(filters_in_use & FILTER_CGROUPS) || !is_v2(to))
+		return 0;
+	found = marks_of((struct cgroup *)BPF_CORE_READ(to, self.cgroup));
+	if (!found)
+		return 0;
+	s = state_of(task->group_leader);
+	if (s)
+		__sync_fetch_and_or(&s->tracked, found);
+	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -708,8 +742,7 @@ int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgrp, const char *path)
 	struct task_struct *task = bpf_get_current_task_btf();
 	u32 slot, who = audiences[RECORD_CGROUP].of_all;
 
-	/* cgroup v2 only */
-	if (BPF_CORE_READ(task, cgroups, dfl_cgrp, root) != BPF_CORE_READ(cgrp, root))
+	if (!is_v2(cgrp))
 		return 0;
 	for_each_subscriber(slot, who)
 	{
@@ -952,8 +985,7 @@ static void flush(struct task_struct *task, struct opening *o, u32 who, u64 now)
 	o->repeated = 0;
 	if (!opened.count)
 		return;
-	emit_open(task, within_rate(o, who, now, opened.count), (char *)o->paths[o->which & 1],
-		  &opened);
+	emit_open(task, within_rate(o, who, now, opened.count), (char *)o->last, &opened);
 }
 
 static void flush_opens(struct task_struct *task)
@@ -983,6 +1015,48 @@ static u64 window_of(u32 who)
 	return window;
 }
 
+/*
+ * The path of an open file from the root of its mount namespace, symbolic links followed: names are
+ * put before each other from the file up. Returns where it begins in o->resolved, or 0 when it does
+ * not fit.
+ */
+static u32 resolve(struct opening *o, struct file *file)
+{
+	struct vfsmount *vfs = BPF_CORE_READ(file, f_path.mnt);
+	struct mount *mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	char *to = (char *)o->resolved;
+	u32 at = SMALL_PATH - 1;
+
+	to[at] = 0;
+	for (int i = 0; i < 40; i++) {
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+		const unsigned char *name;
+		u32 len;
+
+		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root) || dentry == parent) {
+			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+
+			if (above == mount)
+				return at;
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			mount = above;
+			continue;
+		}
+		name = BPF_CORE_READ(dentry, d_name.name);
+		len = BPF_CORE_READ(dentry, d_name.len);
+		if (len >= at)
+			return 0;
+		at -= len + 1;
+		/* Both are below SMALL_PATH, and the buffer is twice as long. */
+		to[at & (SMALL_PATH - 1)] = '/';
+		bpf_probe_read_kernel(&to[(at & (SMALL_PATH - 1)) + 1], len & (SMALL_PATH - 1),
+				      name);
+		dentry = parent;
+	}
+	return 0;
+}
+
 SEC("tracepoint")
 int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 {
@@ -990,8 +1064,9 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 	struct opening *o = bpf_task_storage_get(&openings, task, NULL, 0);
 	u64 now, hash = 14695981039346656037ULL;
 	struct opened opened = {.count = 1};
-	u32 who, other;
+	struct file *file = NULL;
 	char *path;
+	u32 who, at;
 	long n;
 
 	if (!o || !o->in_call)
@@ -1003,10 +1078,14 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 	opened.flags = o->flags;
 	opened.result = ctx->ret;
 	now = bpf_ktime_get_boot_ns();
-	other = ~o->which & 1;
-	path = (char *)o->paths[other];
+	path = (char *)o->given;
 	__builtin_memset(path, 0, SMALL_PATH);
 	n = bpf_probe_read_user_str(path, SMALL_PATH, (void *)o->path);
+	if (ctx->ret >= 0) {
+		struct file **files = BPF_CORE_READ(task, files, fdt, fd);
+
+		bpf_probe_read_kernel(&file, sizeof(file), files + ctx->ret);
+	}
 	if (n == SMALL_PATH) {
 		flush(task, o, who, now);
 		o->hash = 0;
@@ -1015,6 +1094,9 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 	}
 	for (int i = 0; i < SMALL_PATH / 8; i++)
 		hash = (hash ^ ((u64 *)path)[i]) * 1099511628211ULL;
+	/* One name may be two files, in two directories. */
+	if (file)
+		hash ^= (u64)BPF_CORE_READ(file, f_path.dentry);
 	if (n > 0 && hash == o->hash && now - o->since < window_of(who)) {
 		o->repeated++;
 		o->repeated_flags = o->flags;
@@ -1022,10 +1104,13 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		return 0;
 	}
 	flush(task, o, who, now);
-	o->which = other;
 	o->hash = hash;
 	o->since = now;
-	emit_open(task, within_rate(o, who, now, 1), path, &opened);
+	at = file ? resolve(o, file) : 0;
+	if (at)
+		path = (char *)o->resolved + (at & (SMALL_PATH - 1));
+	bpf_probe_read_kernel_str(o->last, SMALL_PATH, path);
+	emit_open(task, within_rate(o, who, now, 1), (char *)o->last, &opened);
 	return 0;
 }
 

@@ -31,6 +31,7 @@ enum Probe {
     Exit,
     Fork,
     CgroupMkdir,
+    CgroupAttach,
     OomKill,
     FileOpen,
     BashReadline,
@@ -169,6 +170,9 @@ impl Loaded {
             if !has("btf_trace_cgroup_mkdir") {
                 open.progs.on_cgroup_mkdir.set_autoload(false);
             }
+            if !has("btf_trace_cgroup_attach_task") {
+                open.progs.on_cgroup_attach.set_autoload(false);
+            }
         }
         let skel = open.load().map_err(libbpf("load the process monitor"))?;
         Ok(Self {
@@ -297,6 +301,9 @@ impl Loaded {
                     Probe::CgroupMkdir => {
                         missing.push(MissingProbe { what: "names of short-lived cgroups", error });
                     }
+                    Probe::CgroupAttach => {
+                        missing.push(MissingProbe { what: "processes moved into cgroups", error });
+                    }
                     Probe::OomKill => missing.push(MissingProbe { what: "OOM_KILL events", error }),
                     Probe::FileOpen => {
                         missing.push(MissingProbe { what: "FILE_OPEN events", error });
@@ -318,6 +325,9 @@ impl Loaded {
             Probe::Exit => one(progs.on_exit.attach(), "attach to sched_process_exit"),
             Probe::Fork => one(progs.on_fork.attach(), "attach to sched_process_fork"),
             Probe::CgroupMkdir => one(progs.on_cgroup_mkdir.attach(), "attach to cgroup_mkdir"),
+            Probe::CgroupAttach => {
+                one(progs.on_cgroup_attach.attach(), "attach to cgroup_attach_task")
+            }
             Probe::OomKill => one(progs.on_oom_kill.attach(), "attach to mark_victim"),
             Probe::FileOpen => self.attach_opens(),
             Probe::BashReadline => {
@@ -366,6 +376,9 @@ fn needed(filter: &EventFilter) -> Vec<Probe> {
     }
     if tracks || wants(EventKind::Exec) {
         probes.push(Probe::Exec);
+    }
+    if tracks && !filter.cgroups.is_empty() {
+        probes.push(Probe::CgroupAttach);
     }
     // A thread's last opens are reported when it ends.
     if wants(EventKind::Exit) || wants(EventKind::FileOpen) {

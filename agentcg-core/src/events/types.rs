@@ -261,7 +261,8 @@ pub struct FileOpen {
     /// The process.
     #[serde(flatten)]
     pub origin: Origin,
-    /// The path as the process gave it.
+    /// The path of the file from the root of its mount namespace, symbolic links followed; as the
+    /// process gave it where the open failed or the path is longer than 255 bytes.
     #[serde(serialize_with = "lossy")]
     pub filepath: OsString,
     /// The `O_*` flags.

@@ -36,6 +36,11 @@ pub fn tests() -> Vec<Test> {
             run: by_cgroup,
         },
         Test {
+            name: "events::a_process_moved_into_a_cgroup_is_followed",
+            needs: GROUPS,
+            run: moved_in,
+        },
+        Test {
             name: "events::mode_1_has_files_of_tracked_processes_only",
             needs: HERE,
             run: files,
@@ -235,6 +240,24 @@ fn by_pid() -> Result<()> {
     Ok(())
 }
 
+/// Moved in after its exec, it is followed from then on.
+fn moved_in() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let mut filter = filter(&[EventKind::Exec, EventKind::Exit]);
+    filter.mode = EventMode::TrackedOnly;
+    filter.cgroups = vec![place.path().into()];
+    let mut stream = EventStream::open(&filter, None)?;
+    let mut shell =
+        Command::new("/bin/sh").args(["-c", "read x; exit 7"]).stdin(Stdio::piped()).spawn()?;
+    let pid = shell.id() as i32;
+    place.child("inner")?.move_pid(pid)?;
+    drop(shell.stdin.take());
+    shell.wait()?;
+    let event = stream.next_timeout(Duration::from_secs(5))?.context("no EXIT")?;
+    ensure!(matches!(&event, Event::Exit(e) if e.origin.pid == pid), "{event:?}");
+    Ok(())
+}
+
 fn by_cgroup() -> Result<()> {
     let place = TestCgroup::new()?;
     let inner = place.child("inner")?;
@@ -279,6 +302,18 @@ fn files() -> Result<()> {
     let of = |path: &str| opened.iter().find(|f| f.filepath == path).context("no FILE_OPEN");
     ensure!(of("/etc/hostname")?.result >= 0 && of("/etc/hostname")?.count == 1);
     ensure!(of("/none/such")?.result == -libc::ENOENT);
+
+    // Relative, through a symbolic link, in a directory of the process's own.
+    let dir = std::env::temp_dir().canonicalize()?.join("acg-open");
+    std::fs::create_dir_all(dir.join("real"))?;
+    std::fs::write(dir.join("real/file"), "x")?;
+    let _ = std::os::unix::fs::symlink("real", dir.join("link"));
+    run(Command::new("/bin/cat").arg("link/../link/./file").current_dir(&dir))?;
+    let events = collect(&mut stream)?;
+    let want = dir.join("real/file");
+    let found = events.iter().any(|e| matches!(e, Event::FileOpen(f) if want == *f.filepath));
+    std::fs::remove_dir_all(&dir)?;
+    ensure!(found, "not resolved: {events:?}");
     Ok(())
 }
 
