@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -84,6 +85,14 @@ func TestErrors(t *testing.T) {
 	expect(t, err, ErrInvalidInput, "mode")
 	_, err = r.Subscribe(EventFilter{MinDuration: -1})
 	expect(t, err, ErrInvalidInput, "MinDuration")
+	_, err = r.Subscribe(EventFilter{Delay: 2 * time.Second})
+	expect(t, err, ErrInvalidInput, "delay")
+	_, err = r.Subscribe(EventFilter{OpenWindow: -time.Second})
+	expect(t, err, ErrInvalidInput, "OpenWindow")
+	_, err = r.Subscribe(EventFilter{BufferBytes: 1})
+	expect(t, err, ErrInvalidInput, "buffer")
+	_, err = r.Subscribe(EventFilter{Executables: []string{""}})
+	expect(t, err, ErrInvalidInput, "executable")
 }
 
 func TestSession(t *testing.T) {
@@ -176,17 +185,12 @@ func TestMemoryProtection(t *testing.T) {
 	}
 }
 
-func subscribe(t *testing.T) *Events {
+func subscribe(t *testing.T, r *Runtime, filter EventFilter) *Events {
 	t.Helper()
-	r := runtime(t)
 	if !found.Supports("process_events") {
 		t.Skip(found.Get("process_events").Detail)
 	}
-	events, err := r.Subscribe(EventFilter{
-		Mode:  TrackedOnly,
-		Kinds: ExecEvents | ExitEvents,
-		Pids:  []int32{int32(os.Getpid())},
-	})
+	events, err := r.Subscribe(filter)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,8 +198,13 @@ func subscribe(t *testing.T) *Events {
 	return events
 }
 
+// ours is what this process and its descendants do.
+func ours(kinds EventKind) EventFilter {
+	return EventFilter{Mode: TrackedOnly, Kinds: kinds, Pids: []int32{int32(os.Getpid())}}
+}
+
 func TestEvents(t *testing.T) {
-	events := subscribe(t)
+	events := subscribe(t, runtime(t), ours(ExecEvents|ExitEvents))
 	if len(events.Missing()) != 0 {
 		t.Error(events.Missing())
 	}
@@ -229,7 +238,7 @@ func TestEvents(t *testing.T) {
 }
 
 func TestNextEnds(t *testing.T) {
-	events := subscribe(t)
+	events := subscribe(t, runtime(t), ours(ExecEvents|ExitEvents))
 	events.SetDeadline(time.Now().Add(50 * time.Millisecond))
 	if event, err := events.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error(event, err)
@@ -246,14 +255,94 @@ func TestNextEnds(t *testing.T) {
 func TestEveryKindOfEventIsKnown(t *testing.T) {
 	for kind, expected := range map[string]Event{
 		"EXEC": &Exec{}, "EXIT": &Exit{}, "FORK": &Fork{}, "FILE_OPEN": &FileOpen{}, "DROPPED": &Dropped{},
+		"BASH_READLINE": &BashReadline{}, "OOM_KILL": &OOMKill{},
+		"TEA": &Unknown{Kind: "TEA", JSON: []byte(`{"event":"TEA","later":1}`)},
 	} {
-		event, err := parseEvent([]byte(`{"event":"` + kind + `"}`))
+		event, err := parseEvent([]byte(`{"event":"` + kind + `","later":1}`))
 		if err != nil || !reflect.DeepEqual(event, expected) {
 			t.Error(kind, event, err)
 		}
 	}
-	if _, err := parseEvent([]byte(`{"event":"TEA"}`)); err == nil {
-		t.Error("TEA is no event")
+	line := `{"event":"OOM_KILL","pid":3,"limit_cgroup":null,"limit_cgroup_id":7,"limit_bytes":4096}`
+	event, err := parseEvent([]byte(line))
+	kill, ok := event.(*OOMKill)
+	if err != nil || !ok || kill.Pid != 3 || kill.LimitCgroup != "" || *kill.LimitCgroupID != 7 || *kill.LimitBytes != 4096 {
+		t.Errorf("%+v %v", event, err)
+	}
+	if _, err := parseEvent([]byte(`TEA`)); err == nil {
+		t.Error("TEA is no JSON")
+	}
+}
+
+// until reads events until one satisfies the condition.
+func until[E Event](t *testing.T, events *Events, condition func(E) bool) E {
+	t.Helper()
+	events.SetDeadline(time.Now().Add(10 * time.Second))
+	for {
+		event, err := events.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := event.(E); ok && condition(e) {
+			return e
+		}
+	}
+}
+
+func TestEventOptions(t *testing.T) {
+	r := runtime(t)
+	events := subscribe(t, r, EventFilter{
+		Mode:        TrackedOnly,
+		Kinds:       ExecEvents,
+		Executables: []string{"/bin/ech", "/usr/bin/ech"},
+		Delay:       AtOnce,
+		OpenWindow:  AtOnce,
+		OpenRate:    10,
+		ArgsBytes:   7,
+		BufferBytes: 1 << 16,
+	})
+	ofUser := subscribe(t, r, EventFilter{Mode: TrackedOnly, Kinds: ExitEvents, UIDs: []uint32{54321}})
+
+	exec.Command("true").Run()
+	exec.Command("echo", "hello").Run()
+	executed := until(t, events, func(*Exec) bool { return true })
+	if !strings.HasSuffix(executed.Filename, "/bin/echo") || executed.FullCommand != "echo he" || !executed.ArgvTruncated {
+		t.Errorf("%+v", executed)
+	}
+	stats, err := events.Stats()
+	if err != nil || stats.Received != 1 || stats.Dropped() != 0 {
+		t.Errorf("%+v %v", stats, err)
+	}
+
+	command := exec.Command("true")
+	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54321, Gid: 54321}}
+	if err := command.Run(); err != nil {
+		t.Fatal(err)
+	}
+	ended := until(t, ofUser, func(*Exit) bool { return true })
+	if ended.UID != 54321 || int(ended.Pid) != command.Process.Pid {
+		t.Errorf("%+v", ended)
+	}
+	events.Close()
+	if _, err := events.Stats(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestBashReadline(t *testing.T) {
+	events := subscribe(t, runtime(t), ours(BashReadlineEvents))
+	if missing := events.Missing(); len(missing) > 0 {
+		t.Skip(missing[0].Error)
+	}
+	// script(1) gives it a terminal.
+	shell := exec.Command("script", "-q", "-c", "/bin/bash --norc --noprofile -i", "/dev/null")
+	shell.Stdin = strings.NewReader("echo 'a  line'\nexit\n")
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Skipf("no interactive bash: %v: %s", err, out)
+	}
+	line := until(t, events, func(*BashReadline) bool { return true })
+	if line.Command != "echo 'a  line'" || line.Comm != "bash" {
+		t.Errorf("%+v", line)
 	}
 }
 
@@ -261,7 +350,7 @@ func TestExample(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles a program")
 	}
-	subscribe(t).Close() // or skips
+	subscribe(t, runtime(t), ours(ExecEvents)).Close() // or skips
 	command := exec.Command("go", "run", ".", "sh", "-c", "exit 3")
 	command.Dir = "../examples/go"
 	command.Env = append(os.Environ(), "AGENTCG_ROOT="+root(t)+"-example")

@@ -1,12 +1,9 @@
 package agentcg
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "encoding/json"
 
-// Event is something that a process did, or a loss of such reports: *Exec, *Exit, *Fork, *FileOpen or
-// *Dropped.
+// Event is something that a process did, or a loss of such reports: *Exec, *Exit, *Fork, *FileOpen,
+// *BashReadline, *OOMKill, *Dropped, or *Unknown for what came after this version of the package.
 type Event interface {
 	isEvent()
 }
@@ -19,7 +16,7 @@ type Origin struct {
 	Comm      string `json:"comm"`
 	UID       uint32 `json:"uid"`
 	CgroupID  uint64 `json:"cgroup_id"`
-	Cgroup    string `json:"cgroup"` // "" when the process was gone before it could be looked up
+	Cgroup    string `json:"cgroup"` // "" when the cgroup is older than the stream and gone
 	Session   string `json:"session"`
 	ToolCall  string `json:"tool_call"`
 }
@@ -57,24 +54,48 @@ type Fork struct {
 // FileOpen: a process opened a file, or tried to.
 type FileOpen struct {
 	Origin
-	Filepath string `json:"filepath"`
+	Filepath string `json:"filepath"` // symbolic links followed; as given where the open failed or it is over 255 bytes
 	Flags    uint32 `json:"flags"`
 	Result   int32  `json:"result"` // the file descriptor, or minus the errno
 	Count    uint64 `json:"count"`  // how many opens this event stands for
 }
 
+// BashReadline: a line was entered in an interactive bash.
+type BashReadline struct {
+	Origin
+	Command string `json:"command"` // at most 1023 bytes
+}
+
+// OOMKill: the OOM killer chose a process; the origin is the victim.
+type OOMKill struct {
+	Origin
+	LimitCgroup   string  `json:"limit_cgroup"`    // whose memory.max was reached; "": the machine's memory was
+	LimitCgroupID *uint64 `json:"limit_cgroup_id"` // nil: the machine's memory was
+	LimitBytes    *uint64 `json:"limit_bytes"`     // that memory.max
+}
+
 // Dropped: events were lost.
 type Dropped struct {
 	Count  uint64 `json:"count"`
-	Reason string `json:"reason"`
+	Reason string `json:"reason"` // ring_full, rate_limited or read_fault
 }
 
-func (*Exec) isEvent()     {}
-func (*Exit) isEvent()     {}
-func (*Fork) isEvent()     {}
-func (*FileOpen) isEvent() {}
-func (*Dropped) isEvent()  {}
+// Unknown is an event of a kind that came after this version of the package.
+type Unknown struct {
+	Kind string
+	JSON json.RawMessage
+}
 
+func (*Exec) isEvent()         {}
+func (*Exit) isEvent()         {}
+func (*Fork) isEvent()         {}
+func (*FileOpen) isEvent()     {}
+func (*BashReadline) isEvent() {}
+func (*OOMKill) isEvent()      {}
+func (*Dropped) isEvent()      {}
+func (*Unknown) isEvent()      {}
+
+// parseEvent ignores fields that it does not know.
 func parseEvent(line []byte) (Event, error) {
 	var kind struct {
 		Event string `json:"event"`
@@ -92,10 +113,14 @@ func parseEvent(line []byte) (Event, error) {
 		event = &Fork{}
 	case "FILE_OPEN":
 		event = &FileOpen{}
+	case "BASH_READLINE":
+		event = &BashReadline{}
+	case "OOM_KILL":
+		event = &OOMKill{}
 	case "DROPPED":
 		event = &Dropped{}
 	default:
-		return nil, fmt.Errorf("agentcg: unknown event %q: the library is newer than this package", kind.Event)
+		return &Unknown{Kind: kind.Event, JSON: line}, nil
 	}
 	return event, json.Unmarshal(line, event)
 }

@@ -14,8 +14,8 @@ import (
 	"unsafe"
 )
 
-// EventMode says whose events are delivered. A process is tracked when its command, pid or cgroup is
-// named in the filter, or when its parent was tracked when it forked.
+// EventMode says whose events are delivered. A process is tracked when its command, pid, user, cgroup
+// or executable is named in the filter, or when its parent was tracked when it forked.
 type EventMode uint32
 
 // The modes; the zero value is Everybody.
@@ -30,21 +30,46 @@ type EventKind uint32
 
 // The kinds.
 const (
-	ExecEvents     EventKind = C.AGENTCG_EVENT_EXEC
-	ExitEvents     EventKind = C.AGENTCG_EVENT_EXIT
-	ForkEvents     EventKind = C.AGENTCG_EVENT_FORK
-	FileOpenEvents EventKind = C.AGENTCG_EVENT_FILE_OPEN // needs tracefs
+	ExecEvents         EventKind = C.AGENTCG_EVENT_EXEC
+	ExitEvents         EventKind = C.AGENTCG_EVENT_EXIT
+	ForkEvents         EventKind = C.AGENTCG_EVENT_FORK
+	FileOpenEvents     EventKind = C.AGENTCG_EVENT_FILE_OPEN // needs tracefs
+	BashReadlineEvents EventKind = C.AGENTCG_EVENT_BASH_READLINE
+	OOMKillEvents      EventKind = C.AGENTCG_EVENT_OOM_KILL // needs kernel 6.9
 )
 
-// EventFilter is what to report; filtered in the kernel. Its zero value is everything.
+// AtOnce is no time, for options whose zero value is the default.
+const AtOnce time.Duration = -1
+
+// EventFilter is what to report; filtered in the kernel. Its zero value is everything. Times are
+// rounded up to milliseconds.
 type EventFilter struct {
 	Mode        EventMode
 	Kinds       EventKind // 0: all
 	Commands    []string  // "python" also matches python3 and python3.11
 	Pids        []int32
 	Cgroups     []string
+	UIDs        []uint32
+	Executables []string      // what the path given to exec begins with
 	MinDuration time.Duration // EXIT is left out for processes that lived less
-	BufferBytes uint32        // 0: 8 MiB
+	Delay       time.Duration // how long an event may wait for others, at most 1 s; AtOnce costs much; 0: 10 ms
+	OpenWindow  time.Duration // repeated opens of a path within it become one event; AtOnce: none do; 0: 100 ms
+	OpenRate    uint32        // FILE_OPEN events of a thread in a second, more are dropped; 0: 1000
+	ArgsBytes   uint32        // arguments are cut beyond this; 0: 16 KiB
+	BufferBytes uint32        // the kernel's buffer; 0: 8 MiB
+}
+
+// EventStats is what a stream has delivered and what was lost.
+type EventStats struct {
+	Received    uint64 `json:"received"`     // events delivered, Dropped left out
+	RingFull    uint64 `json:"ring_full"`    // lost because the kernel's buffer was full
+	RateLimited uint64 `json:"rate_limited"` // file events beyond OpenRate
+	ReadFault   uint64 `json:"read_fault"`   // delivered, with a path or arguments missing
+}
+
+// Dropped is how many events were not delivered.
+func (s *EventStats) Dropped() uint64 {
+	return s.RingFull + s.RateLimited
 }
 
 // MissingProbe is something that was asked for and that this kernel does not give.
@@ -83,13 +108,38 @@ func (e *Events) open(c *C.agentcg_runtime_t, filter EventFilter) error {
 	if filter.Kinds != 0 {
 		cfilter.kinds = C.uint32_t(filter.Kinds)
 	}
-	if filter.BufferBytes != 0 {
-		cfilter.buffer_bytes = C.uint32_t(filter.BufferBytes)
+	for _, number := range []struct {
+		given uint32
+		place *C.uint32_t
+	}{
+		{filter.OpenRate, &cfilter.open_rate},
+		{filter.ArgsBytes, &cfilter.args_bytes},
+		{filter.BufferBytes, &cfilter.buffer_bytes},
+	} {
+		if number.given != 0 {
+			*number.place = C.uint32_t(number.given)
+		}
 	}
-	if filter.MinDuration < 0 {
-		return &Error{Code: ErrInvalidInput, Message: fmt.Sprintf("invalid MinDuration %v: it is negative", filter.MinDuration)}
+	for _, duration := range []struct {
+		name  string
+		given time.Duration
+		place *C.uint64_t
+	}{
+		{"MinDuration", filter.MinDuration, &cfilter.min_duration_ms},
+		{"Delay", filter.Delay, &cfilter.delay_ms},
+		{"OpenWindow", filter.OpenWindow, &cfilter.open_window_ms},
+	} {
+		switch {
+		case duration.given == AtOnce && duration.name != "MinDuration":
+			*duration.place = 0
+		case duration.given < 0:
+			message := fmt.Sprintf("invalid %s %v: it is negative", duration.name, duration.given)
+			return &Error{Code: ErrInvalidInput, Message: message}
+		case duration.given > 0:
+			// Not down: a short time is something else than none.
+			*duration.place = C.uint64_t((duration.given-1)/time.Millisecond + 1)
+		}
 	}
-	cfilter.min_duration_ms = C.uint64_t(filter.MinDuration.Milliseconds())
 	var free func()
 	cfilter.commands, free = cstrings(filter.Commands)
 	defer free()
@@ -97,6 +147,15 @@ func (e *Events) open(c *C.agentcg_runtime_t, filter EventFilter) error {
 	cfilter.cgroups, free = cstrings(filter.Cgroups)
 	defer free()
 	cfilter.nr_cgroups = C.size_t(len(filter.Cgroups))
+	cfilter.executables, free = cstrings(filter.Executables)
+	defer free()
+	cfilter.nr_executables = C.size_t(len(filter.Executables))
+	if n := len(filter.UIDs); n > 0 {
+		uids := C.CBytes(unsafe.Slice((*byte)(unsafe.Pointer(&filter.UIDs[0])), n*4))
+		defer C.free(uids)
+		cfilter.uids = (*C.uint32_t)(uids)
+		cfilter.nr_uids = C.size_t(n)
+	}
 	if n := len(filter.Pids); n > 0 {
 		pids := C.CBytes(unsafe.Slice((*byte)(unsafe.Pointer(&filter.Pids[0])), n*4))
 		defer C.free(pids)
@@ -134,6 +193,21 @@ func (e *Events) poll(fd uintptr) error {
 // Missing is what the filter asks for and this kernel cannot give; everything else is delivered.
 func (e *Events) Missing() []MissingProbe {
 	return e.missing
+}
+
+// Stats says what was delivered and lost so far.
+func (e *Events) Stats() (*EventStats, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.c == nil {
+		return nil, os.ErrClosed
+	}
+	var text *C.char
+	if err := check(C.agentcg_events_stats_json(e.c, &text)); err != nil {
+		return nil, err
+	}
+	stats := &EventStats{}
+	return stats, decode(text, stats)
 }
 
 // Next waits for the next event, until the deadline (os.ErrDeadlineExceeded) or Close (os.ErrClosed).

@@ -134,8 +134,8 @@ typedef enum {
 } agentcg_memory_backend_t;
 
 /**
- * Whose events are delivered. A process is tracked when its command, pid or cgroup is named in the
- * filter, or when its parent was tracked when it forked.
+ * Whose events are delivered. A process is tracked when its command, pid, user, cgroup or executable
+ * is named in the filter, or when its parent was tracked when it forked.
  */
 typedef enum {
   /**
@@ -172,6 +172,14 @@ typedef enum {
    * A file was opened; tracepoints of `open`, `openat`, `openat2`, `creat`; needs tracefs.
    */
   AGENTCG_EVENT_FILE_OPEN = 8,
+  /**
+   * A line was entered in an interactive bash; a uretprobe on `readline` of `/bin/bash`.
+   */
+  AGENTCG_EVENT_BASH_READLINE = 16,
+  /**
+   * The OOM killer chose a process; tracepoint `mark_victim`, kernel 6.9.
+   */
+  AGENTCG_EVENT_OOM_KILL = 32,
 } agentcg_event_kind_t;
 
 /**
@@ -226,8 +234,9 @@ typedef struct {
    */
   uint32_t kinds;
   /**
-   * Command names to track, at most 15 bytes each and 32 of them; `python` also matches
-   * `python3` and `python3.11`. May be NULL with `nr_commands` 0; so are the other lists.
+   * Command names to track, at most 15 bytes each; `python` also matches `python3` and
+   * `python3.11`. May be NULL with `nr_commands` 0, as the other lists may; each has at most 256
+   * entries.
    */
   const char *const *commands;
   /**
@@ -251,11 +260,46 @@ typedef struct {
    */
   size_t nr_cgroups;
   /**
+   * Users to track.
+   */
+  const uint32_t *uids;
+  /**
+   * How many.
+   */
+  size_t nr_uids;
+  /**
+   * Processes to track, by what the path given to exec begins with, at most 251 bytes each.
+   */
+  const char *const *executables;
+  /**
+   * How many.
+   */
+  size_t nr_executables;
+  /**
    * EXIT is left out for processes that lived less than this, ms. Default 0.
    */
   uint64_t min_duration_ms;
   /**
+   * How long an event may wait for others before the descriptor becomes readable, ms, at most
+   * 1000; 0: not at all, at many times the cost. Default 10.
+   */
+  uint64_t delay_ms;
+  /**
+   * Repeated opens of one path by a thread within this time become one event, ms. Default 100.
+   */
+  uint64_t open_window_ms;
+  /**
+   * FILE_OPEN events of one thread in a second; more are counted as dropped. Default 1000.
+   */
+  uint32_t open_rate;
+  /**
+   * Arguments of EXEC are cut beyond this many bytes, at most 1 MiB and a quarter of the buffer.
+   * Default 16 KiB.
+   */
+  uint32_t args_bytes;
+  /**
    * The size of the kernel's buffer in bytes, 4 KiB to 1 GiB, rounded up to a power of two.
+   * Default 8 MiB.
    */
   uint32_t buffer_bytes;
 } agentcg_event_filter_t;
@@ -422,7 +466,7 @@ void agentcg_event_filter_init(agentcg_event_filter_t *filter);
  * `agentcg_events_free`.
  *
  * Errors: INVALID_INPUT for a filter that cannot be; NOT_FOUND for a cgroup or pid that does not
- * exist; PERMISSION_DENIED; BPF.
+ * exist; BUSY at the 17th stream of the process; PERMISSION_DENIED; BPF.
  */
 agentcg_error_t *agentcg_subscribe(const agentcg_runtime_t *runtime,
                                    const agentcg_event_filter_t *filter,
@@ -437,6 +481,16 @@ agentcg_error_t *agentcg_subscribe(const agentcg_runtime_t *runtime,
  * Errors: INVALID_INPUT for NULL.
  */
 agentcg_error_t *agentcg_events_missing_json(agentcg_events_t *events, char **json_out);
+
+/**
+ * What was delivered and lost so far, as JSON: `received`, `ring_full`, `rate_limited`,
+ * `read_fault`.
+ *
+ * `json_out` receives a string that the caller frees with `agentcg_string_free`.
+ *
+ * Errors: BPF when the kernel's counters cannot be read; INVALID_INPUT for NULL.
+ */
+agentcg_error_t *agentcg_events_stats_json(agentcg_events_t *events, char **json_out);
 
 /**
  * A descriptor for poll(2) or an event loop that is readable when events wait. Then call

@@ -10,8 +10,8 @@ use crate::args;
 use crate::error::{Result, agentcg_error_t, free, guard};
 use crate::runtime::agentcg_runtime_t;
 
-/// Whose events are delivered. A process is tracked when its command, pid or cgroup is named in the
-/// filter, or when its parent was tracked when it forked.
+/// Whose events are delivered. A process is tracked when its command, pid, user, cgroup or executable
+/// is named in the filter, or when its parent was tracked when it forked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum agentcg_event_mode_t {
@@ -35,13 +35,19 @@ pub enum agentcg_event_kind_t {
     AGENTCG_EVENT_FORK = 4,
     /// A file was opened; tracepoints of `open`, `openat`, `openat2`, `creat`; needs tracefs.
     AGENTCG_EVENT_FILE_OPEN = 8,
+    /// A line was entered in an interactive bash; a uretprobe on `readline` of `/bin/bash`.
+    AGENTCG_EVENT_BASH_READLINE = 16,
+    /// The OOM killer chose a process; tracepoint `mark_victim`, kernel 6.9.
+    AGENTCG_EVENT_OOM_KILL = 32,
 }
 
-const KINDS: [(u32, EventKind); 4] = [
+const KINDS: [(u32, EventKind); 6] = [
     (agentcg_event_kind_t::AGENTCG_EVENT_EXEC as u32, EventKind::Exec),
     (agentcg_event_kind_t::AGENTCG_EVENT_EXIT as u32, EventKind::Exit),
     (agentcg_event_kind_t::AGENTCG_EVENT_FORK as u32, EventKind::Fork),
     (agentcg_event_kind_t::AGENTCG_EVENT_FILE_OPEN as u32, EventKind::FileOpen),
+    (agentcg_event_kind_t::AGENTCG_EVENT_BASH_READLINE as u32, EventKind::BashReadline),
+    (agentcg_event_kind_t::AGENTCG_EVENT_OOM_KILL as u32, EventKind::OomKill),
 ];
 
 /// What to report; filtered in the kernel. Fill it with `agentcg_event_filter_init`. The library
@@ -53,8 +59,9 @@ pub struct agentcg_event_filter_t {
     pub mode: u32,
     /// `agentcg_event_kind_t` bits. Default: all.
     pub kinds: u32,
-    /// Command names to track, at most 15 bytes each and 32 of them; `python` also matches
-    /// `python3` and `python3.11`. May be NULL with `nr_commands` 0; so are the other lists.
+    /// Command names to track, at most 15 bytes each; `python` also matches `python3` and
+    /// `python3.11`. May be NULL with `nr_commands` 0, as the other lists may; each has at most 256
+    /// entries.
     pub commands: *const *const c_char,
     /// How many.
     pub nr_commands: usize,
@@ -66,9 +73,28 @@ pub struct agentcg_event_filter_t {
     pub cgroups: *const *const c_char,
     /// How many.
     pub nr_cgroups: usize,
+    /// Users to track.
+    pub uids: *const u32,
+    /// How many.
+    pub nr_uids: usize,
+    /// Processes to track, by what the path given to exec begins with, at most 251 bytes each.
+    pub executables: *const *const c_char,
+    /// How many.
+    pub nr_executables: usize,
     /// EXIT is left out for processes that lived less than this, ms. Default 0.
     pub min_duration_ms: u64,
+    /// How long an event may wait for others before the descriptor becomes readable, ms, at most
+    /// 1000; 0: not at all, at many times the cost. Default 10.
+    pub delay_ms: u64,
+    /// Repeated opens of one path by a thread within this time become one event, ms. Default 100.
+    pub open_window_ms: u64,
+    /// FILE_OPEN events of one thread in a second; more are counted as dropped. Default 1000.
+    pub open_rate: u32,
+    /// Arguments of EXEC are cut beyond this many bytes, at most 1 MiB and a quarter of the buffer.
+    /// Default 16 KiB.
+    pub args_bytes: u32,
     /// The size of the kernel's buffer in bytes, 4 KiB to 1 GiB, rounded up to a power of two.
+    /// Default 8 MiB.
     pub buffer_bytes: u32,
 }
 
@@ -84,8 +110,17 @@ impl agentcg_event_filter_t {
         filter.pids = unsafe { args::slice(self.pids, self.nr_pids, "pids") }?.to_vec();
         // SAFETY: required of the caller.
         filter.cgroups = unsafe { args::paths(self.cgroups, self.nr_cgroups, "cgroups") }?;
+        // SAFETY: required of the caller.
+        filter.uids = unsafe { args::slice(self.uids, self.nr_uids, "uids") }?.to_vec();
+        // SAFETY: required of the caller.
+        let paths = unsafe { args::paths(self.executables, self.nr_executables, "executables") };
+        filter.executables = paths?;
         filter.min_duration = Duration::from_millis(self.min_duration_ms);
         filter.kinds = kinds(self.kinds)?;
+        filter.delay = Duration::from_millis(self.delay_ms);
+        filter.open_window = Duration::from_millis(self.open_window_ms);
+        filter.open_rate = self.open_rate;
+        filter.args_bytes = self.args_bytes;
         filter.buffer_bytes = self.buffer_bytes;
         Ok(filter)
     }
@@ -121,7 +156,15 @@ pub unsafe extern "C" fn agentcg_event_filter_init(filter: *mut agentcg_event_fi
             nr_pids: 0,
             cgroups: std::ptr::null(),
             nr_cgroups: 0,
+            uids: std::ptr::null(),
+            nr_uids: 0,
+            executables: std::ptr::null(),
+            nr_executables: 0,
             min_duration_ms: core.min_duration.as_millis() as u64,
+            delay_ms: core.delay.as_millis() as u64,
+            open_window_ms: core.open_window.as_millis() as u64,
+            open_rate: core.open_rate,
+            args_bytes: core.args_bytes,
             buffer_bytes: core.buffer_bytes,
         };
         // SAFETY: the caller's struct, which need not be initialised.
@@ -136,7 +179,7 @@ pub unsafe extern "C" fn agentcg_event_filter_init(filter: *mut agentcg_event_fi
 /// `agentcg_events_free`.
 ///
 /// Errors: INVALID_INPUT for a filter that cannot be; NOT_FOUND for a cgroup or pid that does not
-/// exist; PERMISSION_DENIED; BPF.
+/// exist; BUSY at the 17th stream of the process; PERMISSION_DENIED; BPF.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_subscribe(
     runtime: *const agentcg_runtime_t,
@@ -182,6 +225,28 @@ pub unsafe extern "C" fn agentcg_events_missing_json(
             .map(|m| serde_json::json!({"what": m.what, "error": m.error.to_string()}))
             .collect();
         *out = args::json(&list)?;
+        Ok(())
+    })
+}
+
+/// What was delivered and lost so far, as JSON: `received`, `ring_full`, `rate_limited`,
+/// `read_fault`.
+///
+/// `json_out` receives a string that the caller frees with `agentcg_string_free`.
+///
+/// Errors: BPF when the kernel's counters cannot be read; INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_events_stats_json(
+    events: *mut agentcg_events_t,
+    json_out: *mut *mut c_char,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::out(json_out, "json_out") }?;
+        // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
+        // uses.
+        let events = unsafe { args::handle_mut(events, "events") }?;
+        *out = args::json(&events.0.stats()?)?;
         Ok(())
     })
 }

@@ -2,7 +2,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use pyo3::prelude::*;
 
-use crate::handle::Handle;
+use crate::handle::{Handle, json};
 
 /// A stream of process events. Waiting is left to Python, on the descriptor: its event loop and its
 /// poll() deal with time-outs, signals and the GIL already.
@@ -34,6 +34,10 @@ impl EventStream {
     #[getter]
     fn missing(&self) -> Vec<(String, String)> {
         self.missing.clone()
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<String> {
+        json(&self.stream.with(py, |s| s.stats())?)
     }
 
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {

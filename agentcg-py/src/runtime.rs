@@ -2,8 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agentcg_core::{
-    EventFilter, EventKind, EventMode, Limit, MemcgConfig, SchedulerConfig, SchedulerScope,
-    SessionConfig,
+    EventFilter, EventMode, Limit, MemcgConfig, SchedulerConfig, SchedulerScope, SessionConfig,
 };
 use pyo3::prelude::*;
 
@@ -116,19 +115,33 @@ impl Runtime {
         commands: Vec<String>,
         pids: Vec<i32>,
         cgroups: Vec<PathBuf>,
+        uids: Vec<u32>,
+        executables: Vec<PathBuf>,
         min_duration_ms: u64,
         kinds: Option<Vec<String>>,
+        delay_ms: u64,
+        open_window_ms: u64,
+        open_rate: u32,
+        args_bytes: u32,
+        buffer_bytes: u32,
     ) -> PyResult<EventStream> {
-        let kinds =
-            kinds.map(|names| names.iter().map(|name| kind(py, name)).collect()).transpose()?;
         let stream = self.0.with(py, |runtime| {
             let mut filter = EventFilter::default();
             filter.mode = EventMode::from_number(mode)?;
             filter.commands = commands;
             filter.pids = pids;
             filter.cgroups = cgroups;
+            filter.uids = uids;
+            filter.executables = executables;
             filter.min_duration = Duration::from_millis(min_duration_ms);
-            filter.kinds = kinds.unwrap_or(filter.kinds);
+            if let Some(names) = kinds {
+                filter.kinds = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+            }
+            filter.delay = Duration::from_millis(delay_ms);
+            filter.open_window = Duration::from_millis(open_window_ms);
+            filter.open_rate = open_rate;
+            filter.args_bytes = args_bytes;
+            filter.buffer_bytes = buffer_bytes;
             runtime.subscribe(filter)
         })?;
         Ok(EventStream::new(stream))
@@ -136,18 +149,5 @@ impl Runtime {
 
     fn close(&self, py: Python<'_>) {
         self.0.close(py);
-    }
-}
-
-fn kind(py: Python<'_>, name: &str) -> PyResult<EventKind> {
-    match name {
-        "EXEC" => Ok(EventKind::Exec),
-        "EXIT" => Ok(EventKind::Exit),
-        "FORK" => Ok(EventKind::Fork),
-        "FILE_OPEN" => Ok(EventKind::FileOpen),
-        _ => Err(error::invalid(
-            py,
-            format!("invalid kind {name:?}: expected EXEC, EXIT, FORK or FILE_OPEN"),
-        )),
     }
 }

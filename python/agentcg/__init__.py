@@ -5,7 +5,7 @@
 :class:`Session`       one agent's cgroup, with a priority and limits
 :class:`Scheduler`     a sched_ext CPU scheduler by cgroup weight
 :class:`MemoryProtection`  high-priority memory is kept while it is short
-:class:`EventStream`   what processes do: exec, exit, fork, file open
+:class:`EventStream`   what processes do: exec, exit, fork, file open, and more
 :func:`capabilities`   what this kernel allows, why not, and how to get it
 =====================  =======================================================
 
@@ -15,22 +15,24 @@ needs no privileges and no BPF.
 
 from agentcg._capabilities import Backends, Capabilities, Capability, capabilities
 from agentcg._errors import AgentcgError, LimitError, PermissionDeniedError, UnsupportedError
-from agentcg._events import Dropped, Event, Exec, Exit, FileOpen, Fork, Origin
+from agentcg._events import BashReadline, Dropped, Event, Exec, Exit, FileOpen, Fork, OomKill, Origin, Unknown
 from agentcg._memory import MemoryProtection, MemoryStats, ProtectionWindow
 from agentcg._native import __version__
 from agentcg._runtime import Runtime
 from agentcg._scheduler import Scheduler, SchedulerExit, SchedulerStats
 from agentcg._session import CpuStat, MemoryEvents, Session, SessionUsage
-from agentcg._stream import EventStream, MissingProbe
+from agentcg._stream import EventStats, EventStream, MissingProbe
 
 __all__ = [
     "AgentcgError",
     "Backends",
+    "BashReadline",
     "Capabilities",
     "Capability",
     "CpuStat",
     "Dropped",
     "Event",
+    "EventStats",
     "EventStream",
     "Exec",
     "Exit",
@@ -41,6 +43,7 @@ __all__ = [
     "MemoryProtection",
     "MemoryStats",
     "MissingProbe",
+    "OomKill",
     "Origin",
     "PermissionDeniedError",
     "ProtectionWindow",
@@ -50,6 +53,7 @@ __all__ = [
     "SchedulerStats",
     "Session",
     "SessionUsage",
+    "Unknown",
     "UnsupportedError",
     "__version__",
     "capabilities",

@@ -56,7 +56,7 @@ class Origin(Event):
     cgroup_id: int
     """The kernel's id of the cgroup, ``cgroup_id`` in BPF."""
     cgroup: str | None
-    """The cgroup's path; None when the process was gone before it could be looked up."""
+    """The cgroup's path; None when the cgroup is older than the stream and gone."""
     session: str | None
     tool_call: str | None
 
@@ -70,7 +70,7 @@ class Exec(Origin):
     filename: str
     """The path that was executed, as given."""
     argv: tuple[str, ...]
-    """The arguments, up to 16 KiB."""
+    """The arguments, up to ``args_bytes``."""
     full_command: str
     """The arguments joined by blanks, for reading."""
     argv_truncated: bool
@@ -118,13 +118,38 @@ class FileOpen(Origin):
     EVENT = "FILE_OPEN"
 
     filepath: str
-    """As the process gave it."""
+    """From the root of its mount namespace, symbolic links followed; as the process gave it where the open failed or
+    the path is longer than 255 bytes."""
     flags: int
     """The ``O_*`` flags."""
     result: int
     """The file descriptor, or minus the errno."""
     count: int
     """How many opens this event stands for."""
+
+
+@_value
+class BashReadline(Origin):
+    """A line was entered in an interactive bash."""
+
+    EVENT = "BASH_READLINE"
+
+    command: str
+    """The line, at most 1023 bytes."""
+
+
+@_value
+class OomKill(Origin):
+    """The OOM killer chose a process; the origin is the victim."""
+
+    EVENT = "OOM_KILL"
+
+    limit_cgroup: str | None
+    """The cgroup whose ``memory.max`` was reached; None when it is the machine's memory, or the name is not known."""
+    limit_cgroup_id: int | None
+    """The kernel's id of that cgroup; None: the machine's memory was exhausted."""
+    limit_bytes: int | None
+    """That ``memory.max``."""
 
 
 @_value
@@ -135,16 +160,39 @@ class Dropped(Event):
 
     count: int
     reason: str
-    """``ring_full``: the reader was too slow; ``read_fault``: arguments or a path could not be read."""
+    """``ring_full``: the reader was too slow; ``rate_limited``: a thread opened more files than ``open_rate``;
+    ``read_fault``: the event was delivered, but its path or arguments could not be read."""
 
 
-_CLASSES = {cls.EVENT: (cls, [f.name for f in fields(cls)]) for cls in (Exec, Exit, Fork, FileOpen, Dropped)}
+@_value
+class Unknown(Event):
+    """An event of a kind that came after this version of the package."""
+
+    EVENT = "UNKNOWN"
+
+    kind: str
+    json: str
+    """The event as the native module gave it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the event as in JSON."""
+        found: dict[str, Any] = json.loads(self.json)
+        return found
+
+
+_CLASSES = {
+    cls.EVENT: (cls, [f.name for f in fields(cls)])
+    for cls in (Exec, Exit, Fork, FileOpen, BashReadline, OomKill, Dropped)
+}
 
 
 def from_json(line: str) -> Event:
-    """Make the event of one line of the native module's JSON."""
+    """Make the event of one line of the native module's JSON; fields that are not known yet are ignored."""
     found = json.loads(line)
-    cls, names = _CLASSES[found["event"]]
+    kind = found["event"]
+    if kind not in _CLASSES:
+        return Unknown(kind, line)
+    cls, names = _CLASSES[kind]
     if "argv" in found:
         found["argv"] = tuple(found["argv"])
     return cls(*map(found.get, names))

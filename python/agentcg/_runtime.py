@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 H = TypeVar("H", bound=Handle)
 StrPath = Union[str, "os.PathLike[str]"]
-Kind = Literal["EXEC", "EXIT", "FORK", "FILE_OPEN"]
+Kind = Literal["EXEC", "EXIT", "FORK", "FILE_OPEN", "BASH_READLINE", "OOM_KILL"]
+_U32 = (1 << 32) - 1
 
 
 class Runtime(Handle):
@@ -131,22 +132,42 @@ class Runtime(Handle):
         pids: Iterable[int] = (),
         cgroups: Iterable[Session | StrPath] = (),
         *,
+        uids: Iterable[int] = (),
+        executables: Iterable[StrPath] = (),
         min_duration_ms: int = 0,
         kinds: Iterable[Kind] | None = None,
+        delay_ms: int = 10,
+        open_window_ms: int = 100,
+        open_rate: int = 1000,
+        args_bytes: int = 16 << 10,
+        buffer_bytes: int = 8 << 20,
     ) -> EventStream:
         """Subscribe to what processes do, from now on; filtered in the kernel.
 
-        A process is tracked when its command, pid or cgroup is named here, or when its parent was tracked when it
-        forked. Mode 0 delivers everything, 1 file events of tracked processes only, 2 tracked processes only.
-        ``min_duration_ms`` leaves out the EXIT of processes that lived less. ``python`` also matches ``python3.11``.
+        A process is tracked when its command, pid, cgroup, user or executable is named here, or when its parent was
+        tracked when it forked. Mode 0 delivers everything, 1 file events of tracked processes only, 2 tracked processes
+        only. The command ``python`` also matches ``python3.11``; ``executables`` are what the path given to exec begins
+        with. ``min_duration_ms`` leaves out the EXIT of processes that lived less; ``kinds`` is by default all.
+
+        ``delay_ms`` is how long an event may wait for others before we are woken, 0 to 1000 (0: not at all, at many
+        times the cost). Repeated opens of one path by a thread within ``open_window_ms`` become one event, and those
+        beyond ``open_rate`` in a second are counted as dropped. Arguments are cut beyond ``args_bytes``;
+        ``buffer_bytes`` is the kernel's buffer. A process has at most 16 streams at a time.
         """
         native = self._native.subscribe(
             within("mode", mode, 0, 2),
             list(commands),
             [pid(p) for p in pids],
             [_cgroup(c) for c in cgroups],
+            [within("uid", uid, 0, _U32) for uid in uids],
+            list(executables),
             within("min_duration_ms", min_duration_ms),
             None if kinds is None else list(kinds),
+            within("delay_ms", delay_ms),
+            within("open_window_ms", open_window_ms),
+            within("open_rate", open_rate, 0, _U32),
+            within("args_bytes", args_bytes, 0, _U32),
+            within("buffer_bytes", buffer_bytes, 0, _U32),
         )
         return self._give(EventStream(native))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import select
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from agentcg._errors import AgentcgError
@@ -26,6 +27,25 @@ class MissingProbe:
 
     what: str
     error: str
+
+
+@dataclass(frozen=True)
+class EventStats:
+    """What a stream has delivered and what was lost."""
+
+    received: int
+    """Events delivered, :class:`Dropped` left out."""
+    ring_full: int
+    """Lost because the kernel's buffer was full."""
+    rate_limited: int
+    """File events beyond the rate limit."""
+    read_fault: int
+    """Delivered, with a path or arguments missing."""
+
+    @property
+    def dropped(self) -> int:
+        """Events that were not delivered."""
+        return self.ring_full + self.rate_limited
 
 
 class EventStream(Handle):
@@ -63,6 +83,11 @@ class EventStream(Handle):
             poll = select.poll()
             poll.register(self._fd, select.POLLIN)
             poll.poll(None if left is None else min(left, 3600) * 1000)  # it takes 32 bits of ms
+
+    def stats(self) -> EventStats:
+        """Say what was delivered and lost so far."""
+        found = json.loads(self._native.stats())
+        return EventStats(**{f.name: found[f.name] for f in fields(EventStats)})
 
     def fileno(self) -> int:
         """Give the descriptor that is readable when events wait; read them with ``next(0)`` until there is none."""

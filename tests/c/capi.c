@@ -93,6 +93,7 @@ static void null_is_fine(void)
 	FAILS(agentcg_subscribe(NULL, NULL, &events), INVALID_INPUT, "runtime is NULL");
 	FAILS(agentcg_events_next(NULL, 0, &json), INVALID_INPUT, "events is NULL");
 	FAILS(agentcg_events_missing_json(NULL, &json), INVALID_INPUT, "events is NULL");
+	FAILS(agentcg_events_stats_json(NULL, &json), INVALID_INPUT, "events is NULL");
 }
 
 static void sessions(agentcg_runtime_t *runtime, const char *root)
@@ -205,6 +206,12 @@ static void events(agentcg_runtime_t *runtime)
 	filter.mode = AGENTCG_EVENTS_TRACKED_ONLY;
 	filter.pids = &self;
 	filter.nr_pids = 1;
+	filter.nr_uids = 1;
+	FAILS(agentcg_subscribe(runtime, &filter, &events), INVALID_INPUT, "uids is NULL");
+	filter.nr_uids = 0;
+	filter.delay_ms = 1001;
+	FAILS(agentcg_subscribe(runtime, &filter, &events), INVALID_INPUT, "delay");
+	filter.delay_ms = 5;
 	OK(agentcg_subscribe(runtime, &filter, &events));
 	OK(agentcg_events_missing_json(events, &line));
 	CHECK(!strcmp(line, "[]"));
@@ -231,6 +238,55 @@ static void events(agentcg_runtime_t *runtime)
 		agentcg_string_free(line);
 	}
 	CHECK(executed);
+	OK(agentcg_events_stats_json(events, &line));
+	CHECK(
+	    !strcmp(line, "{\"received\":2,\"ring_full\":0,\"rate_limited\":0,\"read_fault\":0}"));
+	agentcg_string_free(line);
+	agentcg_events_free(events);
+}
+
+/* By executable and user, with arguments that are cut. */
+static void event_options(agentcg_runtime_t *runtime)
+{
+	agentcg_event_filter_t filter;
+	agentcg_events_t *events;
+	const char *const executables[] = {"/bin/ech"};
+	const uint32_t uid = 54321;
+	char *line;
+
+	agentcg_event_filter_init(&filter);
+	CHECK(filter.kinds == 63 && filter.delay_ms == 10 && filter.open_window_ms == 100);
+	CHECK(filter.open_rate == 1000 && filter.args_bytes == 16 << 10);
+	CHECK(filter.buffer_bytes == 8 << 20);
+	filter.mode = AGENTCG_EVENTS_TRACKED_ONLY;
+	filter.kinds = AGENTCG_EVENT_EXEC | AGENTCG_EVENT_OOM_KILL;
+	filter.executables = executables;
+	filter.nr_executables = 1;
+	filter.uids = &uid;
+	filter.nr_uids = 1;
+	filter.args_bytes = 7;
+	filter.delay_ms = 0;
+	OK(agentcg_subscribe(runtime, &filter, &events));
+	for (int i = 0; i < 3; i++) {
+		const pid_t child = fork();
+		if (child == 0) {
+			if (i == 1 && setuid(uid))
+				_exit(126);
+			if (i == 2)
+				execl("/bin/echo", "echo", "hello", (char *)NULL);
+			execl("/bin/true", "true", (char *)NULL);
+			_exit(127);
+		}
+		waitpid(child, NULL, 0);
+	}
+	OK(agentcg_events_next(events, 5000, &line));
+	CHECK(line && strstr(line, "\"uid\":54321,") && strstr(line, "\"/bin/true\""));
+	agentcg_string_free(line);
+	OK(agentcg_events_next(events, 5000, &line));
+	CHECK(line && strstr(line, "[\"echo\",\"he\"]") && strstr(line, "\"argv_truncated\":true"));
+	agentcg_string_free(line);
+	OK(agentcg_events_next(events, 0, &line));
+	CHECK(line == NULL);
 	agentcg_events_free(events);
 }
 
@@ -247,6 +303,7 @@ int main(int argc, char **argv)
 	scheduler(runtime);
 	memory(runtime);
 	events(runtime);
+	event_options(runtime);
 
 	/* A session keeps what it needs. */
 	agentcg_session_t *session;

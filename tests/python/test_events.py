@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import pickle
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import agentcg
 import pytest
-from agentcg import Event, EventStream, Exec, Exit, FileOpen, Fork, Origin
+from agentcg import BashReadline, Dropped, Event, EventStream, Exec, Exit, FileOpen, Fork, OomKill, Origin, Unknown
+from agentcg._events import from_json
 from conftest import needs_events
 
 if TYPE_CHECKING:
@@ -122,11 +125,118 @@ def test_a_bad_filter_is_an_error(runtime: agentcg.Runtime) -> None:
         runtime.subscribe(commands=["a-very-long-command-name"])
     with pytest.raises(agentcg.LimitError, match="TEA"):
         runtime.subscribe(kinds=["TEA"])  # type: ignore[list-item]
-    with pytest.raises(agentcg.LimitError, match="min_duration_ms"):
-        runtime.subscribe(min_duration_ms=-1)
+    for option in ("min_duration_ms", "delay_ms", "open_window_ms", "open_rate", "args_bytes", "buffer_bytes"):
+        with pytest.raises(agentcg.LimitError, match=option):
+            runtime.subscribe(**{option: -1})  # type: ignore[arg-type]
+    with pytest.raises(agentcg.LimitError, match="uid"):
+        runtime.subscribe(uids=[-1])
+    with pytest.raises(agentcg.LimitError, match="executable"):
+        runtime.subscribe(executables=[""])
+    with pytest.raises(agentcg.LimitError, match="delay"):
+        runtime.subscribe(delay_ms=1001)
+    with pytest.raises(agentcg.LimitError, match="buffer size"):
+        runtime.subscribe(buffer_bytes=1)
+    with pytest.raises(agentcg.LimitError, match="nothing to report"):
+        runtime.subscribe(kinds=[])
     with pytest.raises(agentcg.AgentcgError) as gone:
         runtime.subscribe(cgroups=["/sys/fs/cgroup/no/such"])
     assert gone.value.kind in {"not_found", "invalid_input"}
+
+
+def test_by_executable_with_arguments_that_are_cut(runtime: agentcg.Runtime) -> None:
+    options = {"args_bytes": 7, "delay_ms": 0, "buffer_bytes": 1 << 16}
+    with runtime.subscribe(mode=2, executables=["/bin/ech"], kinds=["EXEC"], **options) as events:  # type: ignore[arg-type]
+        run("/bin/true")
+        run("/bin/echo", "hello")
+        event = events.next(10)
+        assert isinstance(event, Exec)
+        assert (event.filename, event.argv, event.argv_truncated) == ("/bin/echo", ("/bin/ec",), True)
+        assert events.next(0) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run something as another user")
+def test_by_user(runtime: agentcg.Runtime) -> None:
+    with runtime.subscribe(mode=2, uids=[54321], kinds=["EXEC"]) as events:
+        run("true")
+        pid = run("setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "/bin/true")
+        event = events.next(10)
+        assert isinstance(event, Exec)
+        assert (event.pid, event.uid, event.filename) == (pid, 54321, "/bin/true")
+
+
+def test_lines_of_an_interactive_bash(runtime: agentcg.Runtime) -> None:
+    script = shutil.which("script")
+    if script is None:
+        pytest.skip("needs script(1), which gives bash a terminal")
+    with runtime.subscribe(mode=2, pids=[os.getpid()], kinds=["BASH_READLINE"]) as events:
+        if events.missing:
+            pytest.skip(events.missing[0].error)
+        command = [script, "-q", "-c", "/bin/bash --norc --noprofile -i", "/dev/null"]
+        subprocess.run(command, input=b"echo 'a  line'\nexit\n", stdout=subprocess.DEVNULL, check=True)
+        event = events.next(10)
+    assert isinstance(event, BashReadline)
+    assert (event.command, event.comm, event.EVENT) == ("echo 'a  line'", "bash", "BASH_READLINE")
+
+
+def test_file_events_beyond_the_rate_are_counted(runtime: agentcg.Runtime) -> None:
+    options = {"open_rate": 5, "open_window_ms": 0}
+    with runtime.subscribe(mode=2, pids=[os.getpid()], kinds=["FILE_OPEN"], **options) as events:  # type: ignore[arg-type]
+        if events.missing:
+            pytest.skip(events.missing[0].error)
+        run("sh", "-c", "for i in $(seq 20); do true < /no/such/$i; done 2> /dev/null")
+        found = []
+        while True:
+            event = events.next(0)
+            if event is None:
+                break
+            found.append(event)
+        lost = sum(e.count for e in found if isinstance(e, Dropped) and e.reason == "rate_limited")
+        stats = events.stats()
+    assert lost == stats.rate_limited == stats.dropped >= 15
+    assert (stats.ring_full, stats.received) == (0, sum(isinstance(e, FileOpen) for e in found))
+
+
+def test_streams_share_the_probes(runtime: agentcg.Runtime, events: EventStream) -> None:
+    with runtime.subscribe(mode=2, pids=[os.getpid()], kinds=["EXIT"]) as other:
+        pid = run("true")
+        assert isinstance(up_to_exit(events, pid)[-1], Exit)
+        found = other.next(10)
+        assert isinstance(found, Exit)
+        assert found.pid == pid
+        assert other.stats() == agentcg.EventStats(received=1, ring_full=0, rate_limited=0, read_fault=0)
+    # Closing one takes nothing from the others.
+    assert up_to_exit(events, run("true"))
+
+
+def test_at_most_16_streams(runtime: agentcg.Runtime) -> None:
+    streams = [runtime.subscribe(kinds=["EXIT"], buffer_bytes=4096) for _ in range(16)]
+    with pytest.raises(agentcg.AgentcgError) as full:
+        runtime.subscribe(kinds=["EXIT"], buffer_bytes=4096)
+    assert full.value.kind == "busy"
+    streams.pop().close()
+    runtime.subscribe(kinds=["EXIT"], buffer_bytes=4096).close()
+
+
+def test_an_oom_kill() -> None:
+    line = {
+        "event": "OOM_KILL", "timestamp": 1, "pid": 2, "ppid": 1, "comm": "hog", "uid": 0, "cgroup_id": 7,
+        "cgroup": "/c", "limit_cgroup": None, "limit_cgroup_id": 7, "limit_bytes": 4096,
+    }  # fmt: skip
+    event = from_json(json.dumps(line))
+    assert isinstance(event, OomKill)
+    assert (event.pid, event.limit_bytes, event.session) == (2, 4096, None)
+    assert event.to_dict() == line
+
+
+def test_what_a_later_version_adds_breaks_nothing() -> None:
+    event = from_json('{"event":"DROPPED","count":1,"reason":"tea","later":[1]}')
+    assert event == Dropped(1, "tea")
+    line = '{"event":"TEA","sugar":1}'
+    unknown = from_json(line)
+    assert unknown == Unknown("TEA", line)
+    assert unknown.to_dict() == {"event": "TEA", "sugar": 1}
+    assert pickle.loads(pickle.dumps(unknown)) == unknown
+    assert hash(unknown) is not None
 
 
 def test_a_time_out_is_kept(events: EventStream) -> None:
