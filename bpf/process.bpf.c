@@ -101,6 +101,11 @@ struct {
 	__type(value, struct process_state);
 } processes SEC(".maps");
 
+/* A path, written from the end of the first half to its beginning. */
+struct resolved {
+	char bytes[2 * SMALL_PATH / 32][32];
+};
+
 /* Of a thread whose opens somebody wants. */
 struct opening {
 	u64 path; /* in user memory, from the entry of the system call to its exit */
@@ -116,9 +121,9 @@ struct opening {
 	u64 second;
 	u32 in_second;
 	u32 _pad;
-	char given[SMALL_PATH / 32][32];        /* as the process gave it */
-	char last[SMALL_PATH / 32][32];         /* of the last record */
-	char resolved[2 * SMALL_PATH / 32][32]; /* written from the end of the first half */
+	char given[SMALL_PATH / 32][32]; /* as the process gave it */
+	char last[SMALL_PATH / 32][32];  /* of the last record */
+	struct resolved resolved;
 };
 
 struct {
@@ -184,17 +189,26 @@ static u32 command_matches(struct task_struct *task)
 	return found;
 }
 
+/*
+ * Functions that are not static are checked by the verifier once, and not at every call. They take
+ * no kernel pointer; but where a task or cgroup is only read, its address is enough.
+ */
+
 /* Of a cgroup and its ancestors. */
-static u32 marks_of(struct cgroup *cgrp)
+__noinline u32 marks_of(u64 address)
 {
-	int level = BPF_CORE_READ(cgrp, level);
+	struct cgroup *cgrp = (void *)address;
+	int i, level = BPF_CORE_READ(cgrp, level);
 	u32 found = 0;
 
-	for (int i = 0; i < 32 && i <= level; i++) {
+	bpf_for(i, 0, 32)
+	{
 		struct cgroup *ancestor = NULL;
 		u32 *mask;
 		u64 id;
 
+		if (i > level)
+			break;
 		bpf_core_read(&ancestor, sizeof(ancestor), &cgrp->ancestors[i]);
 		id = BPF_CORE_READ(ancestor, kn, id);
 		mask = bpf_map_lookup_elem(&cgroups, &id);
@@ -206,13 +220,9 @@ static u32 marks_of(struct cgroup *cgrp)
 
 static u32 cgroup_matches(struct task_struct *task)
 {
-	return marks_of(BPF_CORE_READ(task, cgroups, dfl_cgrp));
+	return marks_of((u64)BPF_CORE_READ(task, cgroups, dfl_cgrp));
 }
 
-/*
- * A global function, which the verifier checks once and not at every call; such a function takes no
- * kernel pointer, but what it does with the task is to read it, and an address is enough for that.
- */
 __noinline u32 matches_at(u64 address)
 {
 	struct task_struct *task = (void *)address;
@@ -379,18 +389,20 @@ struct exec_args {
 	u32 parent;
 };
 
-/* False when the path does not fit. */
-static __always_inline bool emit_exec(struct task_struct *task, struct exec_args *a, u32 slot,
-				      struct subscriber *sub, void *ring, u32 path_area)
+/* For the current task. 0 when the path does not fit. */
+__noinline int emit_exec(u32 slot, u32 path_area, struct exec_args *a)
 {
-	u64 len = a->total < sub->args_max ? a->total : sub->args_max;
+	struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+	void *ring = bpf_map_lookup_elem(&rings, &slot), *path;
 	struct bpf_dynptr record;
 	struct record_exec *e;
-	bool fits = true;
-	void *path;
+	int piece, fits = 1;
 	long n = 0;
-	int piece;
+	u64 len;
 
+	if (!sub || !ring || !a)
+		return 1;
+	len = a->total < sub->args_max ? a->total : sub->args_max;
 	if (bpf_ringbuf_reserve_dynptr(
 		ring, sizeof(*e) + path_area + ((len + ARGS_PIECE - 1) & -ARGS_PIECE), 0,
 		&record)) {
@@ -405,7 +417,7 @@ static __always_inline bool emit_exec(struct task_struct *task, struct exec_args
 		if (path)
 			n = bpf_probe_read_kernel_str(path, SMALL_PATH, (void *)a->filename);
 		if (n == SMALL_PATH) {
-			fits = false;
+			fits = 0;
 			goto discard;
 		}
 	} else {
@@ -413,7 +425,7 @@ static __always_inline bool emit_exec(struct task_struct *task, struct exec_args
 		if (path)
 			n = bpf_probe_read_kernel_str(path, LARGE_PATH, (void *)a->filename);
 	}
-	fill(&e->h, RECORD_EXEC, task, a->parent);
+	fill(&e->h, RECORD_EXEC, bpf_get_current_task_btf(), a->parent);
 	e->path_area = path_area;
 	e->path_len = n > 0 ? n - 1 : 0;
 	e->args_total = a->total;
@@ -441,7 +453,7 @@ static __always_inline bool emit_exec(struct task_struct *task, struct exec_args
 	}
 	bpf_ringbuf_submit_dynptr(&record, submit_flags(sub, ring));
 	arm(slot, sub);
-	return true;
+	return 1;
 discard:
 	/*
 	 * This wakes the reader too: it sleeps in front of the record, and a later one wakes only a
@@ -469,7 +481,7 @@ int BPF_PROG(on_cgroup_attach, struct cgroup *to, const char *path, struct task_
 
 	if (!(filters_in_use & FILTER_CGROUPS) || !is_v2(to))
 		return 0;
-	found = marks_of((struct cgroup *)BPF_CORE_READ(to, self.cgroup));
+	found = marks_of((u64)BPF_CORE_READ(to, self.cgroup));
 	if (!found)
 		return 0;
 	s = state_of(task->group_leader);
@@ -504,13 +516,8 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	a.filename = (u64)BPF_CORE_READ(bprm, filename);
 	for_each_subscriber(slot, who)
 	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-
-		if (!sub || !ring)
-			continue;
-		if (!emit_exec(task, &a, slot, sub, ring, SMALL_PATH))
-			emit_exec(task, &a, slot, sub, ring, LARGE_PATH);
+		if (!emit_exec(slot, SMALL_PATH, &a))
+			emit_exec(slot, LARGE_PATH, &a);
 	}
 	return 0;
 }
@@ -1017,19 +1024,25 @@ static u64 window_of(u32 who)
 
 /*
  * The path of an open file from the root of its mount namespace, symbolic links followed: names are
- * put before each other from the file up. Returns where it begins in o->resolved, or 0 when it does
- * not fit.
+ * put before each other from the file up. Returns where it begins, or 0 when it does not fit or
+ * there is none.
  */
-static u32 resolve(struct opening *o, struct file *file)
+__noinline u32 resolve(u64 address, struct resolved *out)
 {
+	struct file *file = (void *)address;
 	struct vfsmount *vfs = BPF_CORE_READ(file, f_path.mnt);
 	struct mount *mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	char *to = (char *)o->resolved;
 	u32 at = SMALL_PATH - 1;
+	char *to;
+	int i;
 
+	if (!out)
+		return 0;
+	to = (char *)out->bytes;
 	to[at] = 0;
-	for (int i = 0; i < 40; i++) {
+	bpf_for(i, 0, 64)
+	{
 		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
 		const unsigned char *name;
 		u32 len;
@@ -1037,8 +1050,9 @@ static u32 resolve(struct opening *o, struct file *file)
 		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root) || dentry == parent) {
 			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
 
+			/* Nothing put before: the root itself, or what is in no directory. */
 			if (above == mount)
-				return at;
+				return at == SMALL_PATH - 1 ? 0 : at;
 			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 			mount = above;
 			continue;
@@ -1065,8 +1079,8 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 	u64 now, hash = 14695981039346656037ULL;
 	struct opened opened = {.count = 1};
 	struct file *file = NULL;
+	u32 who, at, slot;
 	char *path;
-	u32 who, at;
 	long n;
 
 	if (!o || !o->in_call)
@@ -1104,11 +1118,14 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		return 0;
 	}
 	flush(task, o, who, now);
+	if (n < 0) {
+		for_each_subscriber(slot, who) lost_read(slot);
+	}
 	o->hash = hash;
 	o->since = now;
-	at = file ? resolve(o, file) : 0;
+	at = file ? resolve((u64)file, &o->resolved) : 0;
 	if (at)
-		path = (char *)o->resolved + (at & (SMALL_PATH - 1));
+		path = (char *)o->resolved.bytes + (at & (SMALL_PATH - 1));
 	bpf_probe_read_kernel_str(o->last, SMALL_PATH, path);
 	emit_open(task, within_rate(o, who, now, 1), (char *)o->last, &opened);
 	return 0;

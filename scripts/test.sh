@@ -51,16 +51,14 @@ python() {
 
 # libagentcg installed below target/, and used from there by C, C++ and Go
 c() {
-  rm -rf target/c && tests/c/build.sh target/c && AGENTCG_C_BUILD=$PWD/target/c "$venv/pytest" -q tests/c
+  cargo build -p agentcg-capi && rm -rf target/c && tests/c/build.sh target/c && AGENTCG_C_BUILD=$PWD/target/c "$venv/pytest" -q tests/c
 }
 
 golang() (
-  set -e
   prefix=$PWD/target/c/prefix
-  [ -d "$prefix" ] || tests/c/build.sh target/c
+  [ -d "$prefix" ] || { cargo build -p agentcg-capi && tests/c/build.sh target/c; } || exit
   export CGO_CFLAGS=-I$prefix/include CGO_LDFLAGS="-L$prefix/lib -Wl,-rpath,$prefix/lib"
-  cd go && go vet ./... && go test -count=1 ./...
-  cd ../examples/go && go vet .
+  cd go && go vet ./... && go test -count=1 ./... && cd ../examples/go && go vet .
 )
 
 # The same tests where sched_ext and the controllers are: nothing is left out there.

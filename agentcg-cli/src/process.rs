@@ -131,8 +131,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let terminal = std::io::stdout().is_terminal();
     let format = args.format.unwrap_or(if terminal { Format::Table } else { Format::Json });
     let mut going = match format {
-        Format::Table => out.line(&titles())?,
-        Format::Json if args.header => out.line(&header(args, &filter))?,
+        Format::Table => out.line(&titles())? && out.flush()?,
+        Format::Json if args.header => out.line(&header(args, &filter))? && out.flush()?,
         Format::Json => true,
     };
     let print = |event: Event, out: &mut Output| {
@@ -184,14 +184,19 @@ fn header(args: &Args, filter: &EventFilter) -> String {
             "mode": args.mode,
             "commands": filter.commands,
             "pids": filter.pids,
-            "cgroups": filter.cgroups,
+            "cgroups": lossy(&filter.cgroups),
             "uids": filter.uids,
-            "executables": filter.executables,
+            "executables": lossy(&filter.executables),
             "min_duration_ms": args.min_duration,
             "events": filter.kinds.iter().map(|k| k.name()).collect::<Vec<_>>(),
         },
     })
     .to_string()
+}
+
+/// JSON has no other text than UTF-8.
+fn lossy(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|p| p.to_string_lossy().into_owned()).collect()
 }
 
 fn titles() -> String {

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 
+use libbpf_rs::btf::types::{FuncProto, Typedef};
+use libbpf_rs::btf::{Btf, BtfKind, BtfType};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapType, ProgramInput, UprobeOpts};
 use parking_lot::Mutex;
@@ -153,6 +155,16 @@ pub(crate) fn try_load() -> Result<()> {
     Loaded::load().map(drop)
 }
 
+/// The first argument of a tracepoint is a pointer; `mark_victim` had a pid there before 6.9.
+fn takes_task(btf: &Btf<'_>, tracepoint: &str) -> bool {
+    btf.type_by_name::<Typedef<'_>>(tracepoint)
+        .and_then(|t| t.next_type()?.next_type())
+        .and_then(|t| FuncProto::try_from(t).ok())
+        // The zeroth is the tracepoint's own data.
+        .and_then(|p| p.iter().nth(1).and_then(|arg| btf.type_by_id::<BtfType<'_>>(arg.ty)))
+        .is_some_and(|t| t.skip_mods_and_typedefs().kind() == BtfKind::Ptr)
+}
+
 impl Loaded {
     fn load() -> Result<Self> {
         bpf::route_log();
@@ -161,10 +173,9 @@ impl Loaded {
             .open(object)
             .map_err(libbpf("open the process monitor"))?;
         // Without its tracepoint a program does not load, and the others with it.
-        if let Ok(btf) = libbpf_rs::btf::Btf::from_vmlinux() {
-            let has =
-                |name: &str| btf.type_by_name::<libbpf_rs::btf::types::Typedef<'_>>(name).is_some();
-            if !has("btf_trace_mark_victim") {
+        if let Ok(btf) = Btf::from_vmlinux() {
+            let has = |name: &str| btf.type_by_name::<Typedef<'_>>(name).is_some();
+            if !takes_task(&btf, "btf_trace_mark_victim") {
                 open.progs.on_oom_kill.set_autoload(false);
             }
             if !has("btf_trace_cgroup_mkdir") {
