@@ -6,4 +6,6 @@ cargo build --release -p agentcg-bench
 bench=$PWD/target/release/agentcg-bench
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
 tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 300 -- "$bench" fairness
-"$bench" events
+# bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
+tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 600 -- "$bench" events --runs 200
+"$bench" events --runs 2000

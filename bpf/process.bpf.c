@@ -23,7 +23,8 @@ char LICENSE[] SEC("license") = "GPL";
 /* Written by user space while the programs run. */
 struct audience audiences[NR_KINDS] = {};
 u32 filters_in_use = 0;
-u32 nr_slots = 0; /* slots above are unused */
+u32 nr_slots = 0;             /* slots above are unused */
+u64 command_initials[4] = {}; /* a bit for each byte that a command to track begins with */
 
 /* Of which subscriber the iterators below set and clear the marks. */
 u32 marked_slot = 0;
@@ -250,19 +251,26 @@ __noinline u32 matches_at(u64 address)
 
 static u32 matches(struct task_struct *leader)
 {
+	u8 initial;
+
 	if (!filters_in_use)
 		return 0;
+	/* Most commands are not looked for, and most of these do not even begin like one that is.
+	 */
+	if (filters_in_use == FILTER_COMMANDS) {
+		initial = leader->comm[0];
+		if (!(command_initials[initial >> 6] & (1ULL << (initial & 63))))
+			return 0;
+	}
 	/* A leader leads itself; read from memory, its address is a plain number. */
 	return matches_at((u64)BPF_CORE_READ(leader, group_leader));
 }
 
-static u32 path_matches(struct linux_binprm *bprm)
+static __noinline u32 path_matches(struct linux_binprm *bprm)
 {
 	struct path_prefix key = {.bits = sizeof(key.path) * 8};
 	u32 *mask;
 
-	if (!(filters_in_use & FILTER_PATHS))
-		return 0;
 	bpf_probe_read_kernel_str(key.path, sizeof(key.path), BPF_CORE_READ(bprm, filename));
 	mask = bpf_map_lookup_elem(&paths, &key);
 	return mask ? *mask : 0;
@@ -493,10 +501,12 @@ int BPF_PROG(on_cgroup_attach, struct cgroup *to, const char *path, struct task_
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	u32 tracked = tracked_by(task), found = matches(task) | path_matches(bprm), who, slot;
+	u32 tracked = tracked_by(task), found = matches(task), who, slot;
 	struct exec_args a = {};
 	struct process_state *s;
 
+	if (filters_in_use & FILTER_PATHS)
+		found |= path_matches(bprm);
 	/* A thread that is not the leader lost the leader's marks with it: ask the parent. */
 	if (old_pid != task->pid)
 		found |= tracked_by(task->real_parent);

@@ -336,7 +336,7 @@ def test_summary_accepts_a_skip_on_some_kernel_only(tmp_path: Path) -> None:
         ["7.3", "6.12"],
         ["program::one", "ok", "ok"],
         ["program::two", "ok", "-"],
-        ["3", "passed,", "0", "failed,", "1", "skipped"],
+        ["3", "passed,", "0", "failed,", "0", "skipped"],
     ]
     nowhere = lab("summary", old)
     assert nowhere.returncode == 1

@@ -250,6 +250,7 @@ impl Loaded {
         if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
             change(bss);
             bss.filters_in_use = self.filters.in_use();
+            bss.command_initials = self.filters.initials();
         }
     }
 
@@ -536,6 +537,14 @@ impl Filters {
     /// The kernel finds the longest prefix only: it stands for the shorter ones too.
     fn prefix_mask(&self, path: &[u8]) -> u32 {
         self.executables.iter().filter(|(p, _)| path.starts_with(p)).fold(0, |m, (_, bit)| m | bit)
+    }
+
+    fn initials(&self) -> [u64; 4] {
+        let mut bits = [0; 4];
+        for initial in self.commands.keys().map(|c| c[0]) {
+            bits[usize::from(initial >> 6)] |= 1 << (initial & 63);
+        }
+        bits
     }
 
     fn in_use(&self) -> u32 {

@@ -76,6 +76,7 @@ pub fn tests() -> Vec<Test> {
             run: long_path,
         },
         Test { name: "events::streams_share_their_probes", needs: HERE, run: sharing },
+        Test { name: "events::two_capabilities_are_enough", needs: HERE, run: two_capabilities },
         Test { name: "events::bad_filters_are_refused", needs: HERE, run: bad_filters },
     ]
 }
@@ -417,7 +418,9 @@ fn all_endings() -> Result<()> {
     }
     // Those whose default is to end the process.
     for signal in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 29, 31] {
-        want.push((sh(format!("ulimit -c 0; kill -{signal} $$; sleep 9"))?, None, Some(signal)));
+        let worker = format!("worker=die_of:{signal}");
+        let pid = run(Command::new(std::env::current_exe()?).arg(worker))?;
+        want.push((pid, None, Some(signal)));
     }
     let events = collect(&mut stream)?;
     for (pid, code, signal) in want {
@@ -558,7 +561,7 @@ fn readline() -> Result<()> {
 }
 
 fn open_storm() -> Result<()> {
-    const OPENS: u64 = 20_000;
+    const OPENS: u64 = 100_000;
     let program = copy_of(&std::env::current_exe()?.display().to_string(), "acgstorm")?;
     let mut filter = only("acgstorm", &[EventKind::FileOpen, EventKind::Exit]);
     filter.open_rate = 100;
@@ -634,6 +637,36 @@ fn long_path() -> Result<()> {
             ensure!(opened(path)?, "no FILE_OPEN of {path} with a delay of {delay:?}");
         }
     }
+    Ok(())
+}
+
+/// CAP_BPF and CAP_PERFMON; what needs more (tracefs, a probe in bash) is said to be missing.
+fn two_capabilities() -> Result<()> {
+    let caps = "-all,+bpf,+perfmon";
+    let mut monitor = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args([format!("--inh-caps={caps}"), format!("--ambient-caps={caps}")])
+        .arg(crate::support::program("agentcg")?)
+        .args(["process", "--header", "-e", "EXEC,EXIT"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut out = std::io::BufReader::new(monitor.stdout.take().context("no pipe")?);
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line)?;
+    ensure!(line.contains("HEADER"), "{line:?}");
+    let pid = run(Command::new("/bin/true").arg("two-capabilities"))?;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        line.clear();
+        ensure!(std::io::BufRead::read_line(&mut out, &mut line)? > 0, "it ended after {seen:?}");
+        let event: serde_json::Value = serde_json::from_str(&line)?;
+        if event["pid"] == pid {
+            seen.push(event["event"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    monitor.kill()?;
+    monitor.wait()?;
+    ensure!(seen == ["EXEC", "EXIT"], "{seen:?}");
     Ok(())
 }
 

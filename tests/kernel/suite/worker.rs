@@ -45,6 +45,7 @@ pub fn run(job: &str) -> ! {
             });
             panic!("exec returned: {:?}", thread.join());
         }
+        "die_of" => die_of(arg.parse().expect("signal")),
         "open_storm" => open_storm(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
         "runtime" => hold_runtime(arg.into()),
@@ -52,6 +53,20 @@ pub fn run(job: &str) -> ! {
         other => panic!("no worker {other}"),
     }
     std::process::exit(0);
+}
+
+/// Whoever started us may have had the signal ignored or blocked.
+fn die_of(signal: i32) {
+    // SAFETY: system calls on values of our own, in a process that has one thread and ends here.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+        libc::signal(signal, libc::SIG_DFL);
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &all, std::ptr::null_mut());
+        libc::raise(signal);
+    }
+    unreachable!("signal {signal} did not end us");
 }
 
 /// Half of the opens are of one path, the others change between two.
