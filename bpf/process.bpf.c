@@ -743,11 +743,6 @@ int BPF_PROG(on_oom_kill, struct task_struct *task)
 
 /* ---- names of cgroups */
 
-struct text_small {
-	struct record_text t;
-	char text[SMALL_PATH];
-};
-
 struct text_large {
 	struct record_text t;
 	char text[LARGE_PATH];
@@ -907,6 +902,18 @@ struct opened {
 	s32 result;
 };
 
+/* All but the path itself; `n` is what reading that gave. */
+static void fill_open(struct record_file_open *f, struct task_struct *task, struct opened *opened,
+		      u32 path_area, long n)
+{
+	fill(&f->h, RECORD_FILE_OPEN, task, 0);
+	f->count = opened->count;
+	f->path_area = path_area;
+	f->path_len = n > 0 ? n - 1 : 0;
+	f->flags = opened->flags;
+	f->result = opened->result;
+}
+
 /* One record for so many opens of a path that fits the small area. */
 static void emit_open(struct task_struct *task, u32 who, const char *path, struct opened *opened)
 {
@@ -926,13 +933,8 @@ static void emit_open(struct task_struct *task, u32 who, const char *path, struc
 			lost_ring(slot);
 			continue;
 		}
-		fill(&r->f.h, RECORD_FILE_OPEN, task, 0);
 		n = bpf_probe_read_kernel_str(r->path, sizeof(r->path), path);
-		r->f.count = opened->count;
-		r->f.path_area = sizeof(r->path);
-		r->f.path_len = n > 0 ? n - 1 : 0;
-		r->f.flags = opened->flags;
-		r->f.result = opened->result;
+		fill_open(&r->f, task, opened, sizeof(r->path), n);
 		bpf_ringbuf_submit(r, plain_flags(sub, ring));
 	}
 }
@@ -955,15 +957,10 @@ static void emit_long_open(struct task_struct *task, u32 who, u64 path, struct o
 			lost_ring(slot);
 			continue;
 		}
-		fill(&r->f.h, RECORD_FILE_OPEN, task, 0);
 		n = bpf_probe_read_user_str(r->path, sizeof(r->path), (void *)path);
 		if (n < 0)
 			lost_read(slot);
-		r->f.count = opened->count;
-		r->f.path_area = sizeof(r->path);
-		r->f.path_len = n > 0 ? n - 1 : 0;
-		r->f.flags = opened->flags;
-		r->f.result = opened->result;
+		fill_open(&r->f, task, opened, sizeof(r->path), n);
 		bpf_ringbuf_submit(r, plain_flags(sub, ring));
 	}
 }

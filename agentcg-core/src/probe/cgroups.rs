@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::Capability;
 use crate::cgroup::{Cgroup, CgroupName, Controller, mount_point, own_path};
-use crate::{Error, ErrorKind, Limit, Result};
+use crate::{Error, ErrorKind, Result};
 
 const BOOT_V2: &str =
     "boot with systemd.unified_cgroup_hierarchy=1 (or cgroup_no_v1=all) and mount cgroup2";
@@ -106,8 +106,7 @@ impl Drop for Place {
     }
 }
 
-/// What can be seen in a cgroup only. The memory files appear when the parent hands the controller
-/// on; the probe changes no parent, so without it the root's own files have to answer.
+/// What can be seen in a cgroup only.
 fn inside(place: Option<Place>, memory: bool) -> Vec<Capability> {
     let Some(place) = &place else {
         let no =
@@ -158,11 +157,10 @@ fn inside(place: Option<Place>, memory: bool) -> Vec<Capability> {
     list
 }
 
-/// Runs `look` on a cgroup that has memory files: the one that was made, or a child of it.
+/// Runs `look` on the cgroup that was made, when it has its memory files: they are there where the
+/// parent hands the controller on.
 fn with_memory<T>(place: &Place, look: impl FnOnce(&Cgroup) -> T) -> Result<T> {
-    if place.made.limit(crate::LimitFile::MemoryMax).unwrap_or(Limit::Max) == Limit::Max
-        && place.made.memory_current().is_ok()
-    {
+    if place.made.memory_current().is_ok() {
         return Ok(look(&place.made));
     }
     // The parent has the controller and hands it to nobody. Switched on and off again it would
