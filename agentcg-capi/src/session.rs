@@ -73,13 +73,13 @@ impl agentcg_session_config_t {
                 )));
             }
         };
-        config.cpu_weight = (self.cpu_weight != 0).then_some(self.cpu_weight);
-        config.cpu_max = (self.cpu_max != 0.0).then_some(self.cpu_max);
-        config.memory_low = limit(self.memory_low);
-        config.memory_high = limit(self.memory_high);
-        config.memory_max = limit(self.memory_max);
-        config.swap_max = limit(self.swap_max);
-        config.pids_max = limit(self.pids_max);
+        config.limits.cpu_weight = (self.cpu_weight != 0).then_some(self.cpu_weight);
+        config.limits.cpu_max = (self.cpu_max != 0.0).then_some(self.cpu_max);
+        config.limits.memory_low = limit(self.memory_low);
+        config.limits.memory_high = limit(self.memory_high);
+        config.limits.memory_max = limit(self.memory_max);
+        config.limits.swap_max = limit(self.swap_max);
+        config.limits.pids_max = limit(self.pids_max);
         Ok(config)
     }
 }

@@ -33,6 +33,7 @@ mod bpf;
 mod cgroup;
 mod error;
 mod events;
+mod limits;
 mod memory;
 mod probe;
 mod runtime;
@@ -55,6 +56,7 @@ pub use events::{
     BashReadline, Comm, DropReason, Dropped, Event, EventFilter, EventKind, EventMode, EventStats,
     EventStream, Exec, Exit, FileOpen, Fork, MissingProbe, OomKill, Origin,
 };
+pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
 pub use runtime::{Runtime, RuntimeBuilder};

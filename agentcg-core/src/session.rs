@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{self, Cgroup, CgroupName, Controller, CpuMax, Limit, LimitFile};
+use crate::cgroup::{self, Cgroup, CgroupName, Controller};
+use crate::limits::Limits;
 use crate::scheduler::use_sched_ext;
 use crate::{CpuStat, Error, ErrorKind, MemoryEvents, Result};
 
@@ -47,13 +48,13 @@ impl std::str::FromStr for Priority {
     }
 }
 
-/// Priority and limits of a session. What is `None` stays as the kernel has it.
+/// Priority and limits of a session.
 ///
 /// ```
 /// use agentcg_core::{Priority, SessionConfig};
 /// let mut config = SessionConfig::default();
 /// config.priority = Priority::Low;
-/// config.memory_max = Some("512M".parse()?);
+/// config.limits.memory_max = Some("512M".parse()?);
 /// # Ok::<(), agentcg_core::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,71 +62,18 @@ impl std::str::FromStr for Priority {
 pub struct SessionConfig {
     /// Against the other sessions.
     pub priority: Priority,
-    /// `cpu.weight`, 1 to 10000; without it that of the priority.
-    pub cpu_weight: Option<u32>,
-    /// CPUs' worth of time, `cpu.max`.
-    pub cpu_max: Option<f64>,
-    /// `memory.low`, bytes.
-    pub memory_low: Option<Limit>,
-    /// `memory.high`, bytes.
-    pub memory_high: Option<Limit>,
-    /// `memory.max`, bytes.
-    pub memory_max: Option<Limit>,
-    /// `memory.swap.max`, bytes.
-    pub swap_max: Option<Limit>,
-    /// `pids.max`.
-    pub pids_max: Option<Limit>,
+    /// Of the whole session. Without a `cpu_weight` it gets that of the priority.
+    pub limits: Limits,
 }
 
 impl SessionConfig {
-    fn limits(&self) -> [(LimitFile, Option<Limit>); 5] {
-        [
-            (LimitFile::MemoryLow, self.memory_low),
-            (LimitFile::MemoryHigh, self.memory_high),
-            (LimitFile::MemoryMax, self.memory_max),
-            (LimitFile::SwapMax, self.swap_max),
-            (LimitFile::PidsMax, self.pids_max),
-        ]
-    }
-
-    /// Refuses what cannot be before anything is made.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.cpu_weight.map_or(Ok(()), cgroup::check_weight)?;
-        self.cpu_max.map_or(Ok(()), |c| CpuMax::from_cores(c).map(drop))
-    }
-
-    /// Writes the limits. An asked-for limit whose controller is missing is an error; the weight
-    /// that merely goes with the priority is left out then (capability `cpu` says so).
+    /// Writes the limits. The weight that merely goes with the priority is left out where there is
+    /// no cpu controller (capability `cpu_controller` says so).
     fn apply(&self, cgroup: &Cgroup, controllers: &[Controller]) -> Result<()> {
-        let has = |c| controllers.contains(&c);
-        let need = |c: Controller, what: &str| {
-            if has(c) {
-                return Ok(());
-            }
-            Err(Error::unsupported(
-                format!("{what} needs the {c} controller, which is not available in"),
-                format!("enable it: echo +{c} > cgroup.subtree_control in every ancestor"),
-            )
-            .at(cgroup.path()))
-        };
-        if let Some(weight) = self.cpu_weight {
-            need(Controller::Cpu, "cpu_weight")?;
-            cgroup.set_cpu_weight(weight)?;
-        } else if has(Controller::Cpu) {
+        if controllers.contains(&Controller::Cpu) && self.limits.cpu_weight.is_none() {
             cgroup.set_cpu_weight(self.priority.cpu_weight())?;
         }
-        if let Some(cores) = self.cpu_max {
-            need(Controller::Cpu, "cpu_max")?;
-            cgroup.set_cpu_max(CpuMax::from_cores(cores)?)?;
-        }
-        for (file, limit) in self.limits() {
-            let Some(limit) = limit else { continue };
-            let controller =
-                if file == LimitFile::PidsMax { Controller::Pids } else { Controller::Memory };
-            need(controller, file.name())?;
-            cgroup.set_limit(file, limit)?;
-        }
-        Ok(())
+        self.limits.apply(cgroup, controllers)
     }
 }
 
@@ -210,7 +158,7 @@ impl Session {
         name: CgroupName,
         config: SessionConfig,
     ) -> Result<Self> {
-        config.check()?;
+        config.limits.check()?;
         let cgroup = root.cgroup().create_child(&name)?;
         let session = Self { name, cgroup, config, origins, root };
         // From here on dropping the session removes the cgroup.

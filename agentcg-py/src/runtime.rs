@@ -52,13 +52,13 @@ impl Runtime {
             let limit = |text: Option<&str>| text.map(str::parse::<Limit>).transpose();
             let mut config = SessionConfig::default();
             config.priority = priority.parse()?;
-            config.cpu_weight = cpu_weight;
-            config.cpu_max = cpu_max;
-            config.memory_low = limit(memory_low)?;
-            config.memory_high = limit(memory_high)?;
-            config.memory_max = limit(memory_max)?;
-            config.swap_max = limit(swap_max)?;
-            config.pids_max = limit(pids_max)?;
+            config.limits.cpu_weight = cpu_weight;
+            config.limits.cpu_max = cpu_max;
+            config.limits.memory_low = limit(memory_low)?;
+            config.limits.memory_high = limit(memory_high)?;
+            config.limits.memory_max = limit(memory_max)?;
+            config.limits.swap_max = limit(swap_max)?;
+            config.limits.pids_max = limit(pids_max)?;
             runtime.session(name, config)
         })?;
         Ok(Session(Handle::new("session", session)))

@@ -145,13 +145,13 @@ impl SessionEntry {
         };
         let mut config = SessionConfig::default();
         config.priority = self.priority;
-        config.cpu_weight = self.cpu_weight;
-        config.cpu_max = self.cpu_max;
-        config.memory_low = limit(&self.memory_low)?;
-        config.memory_high = limit(&self.memory_high)?;
-        config.memory_max = limit(&self.memory_max)?;
-        config.swap_max = limit(&self.swap_max)?;
-        config.pids_max = limit(&self.pids_max)?;
+        config.limits.cpu_weight = self.cpu_weight;
+        config.limits.cpu_max = self.cpu_max;
+        config.limits.memory_low = limit(&self.memory_low)?;
+        config.limits.memory_high = limit(&self.memory_high)?;
+        config.limits.memory_max = limit(&self.memory_max)?;
+        config.limits.swap_max = limit(&self.swap_max)?;
+        config.limits.pids_max = limit(&self.pids_max)?;
         Ok(config)
     }
 }
@@ -184,7 +184,7 @@ mod tests {
              [[rule]]\ncommand = \"python\"\nsession = \"build\"\n",
         )
         .unwrap();
-        assert_eq!(plan.sessions[0].1.memory_max, Some(Limit::Value(3 << 29)));
+        assert_eq!(plan.sessions[0].1.limits.memory_max, Some(Limit::Value(3 << 29)));
         assert_eq!(plan.session_for("python3.11"), Some("build"));
         assert_eq!(plan.session_for("bash"), Some(HIGH));
         assert_eq!(plan.session_for("pythonw"), None);

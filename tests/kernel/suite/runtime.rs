@@ -68,9 +68,9 @@ fn limits() -> Result<()> {
     let runtime = runtime()?;
     let mut config = SessionConfig::default();
     config.priority = Priority::Low;
-    config.memory_max = Some("64M".parse()?);
-    config.pids_max = Some(Limit::Value(9));
-    config.cpu_max = Some(0.5);
+    config.limits.memory_max = Some("64M".parse()?);
+    config.limits.pids_max = Some(Limit::Value(9));
+    config.limits.cpu_max = Some(0.5);
     let low = runtime.session("low", config)?;
     let mut config = SessionConfig::default();
     config.priority = Priority::High;
@@ -92,7 +92,7 @@ fn bad_input() -> Result<()> {
         );
     }
     let mut config = SessionConfig::default();
-    config.cpu_weight = Some(0);
+    config.limits.cpu_weight = Some(0);
     ensure!(kind_of(runtime.session("a", config))? == ErrorKind::InvalidInput);
     let _one = runtime.session("one", SessionConfig::default())?;
     ensure!(kind_of(runtime.session("one", SessionConfig::default()))? == ErrorKind::AlreadyExists);
