@@ -30,6 +30,7 @@
 //! ```
 
 mod bpf;
+mod call;
 mod cgroup;
 mod error;
 mod events;
@@ -47,6 +48,10 @@ pub mod fuzzing {
     pub use crate::events::{check, decode_event as decode};
 }
 
+pub use call::{
+    CallControl, Captured, Cause, Command, Ended, Outcome, Sample, Scope, Stdio, Suggestion,
+    Survivor, ToolCall, Usage, Verdict, Victim,
+};
 pub use cgroup::{
     Cgroup, CgroupName, Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents,
     Pressure, Stall, mount_point, own_path, path_of,

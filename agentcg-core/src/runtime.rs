@@ -1,20 +1,25 @@
 //! [`Runtime`]: the owner of one cgroup subtree and of what is attached on its behalf.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crate::cgroup::{self, Cgroup, CgroupName, Controller, mount_point};
+use parking_lot::Mutex;
+use rustix::fs::{Access, FlockOperation};
+
+use crate::call::Supervisor;
+use crate::cgroup::{self, Cgroup, CgroupName, Controller, Lock, mount_point, own_path};
 use crate::events::{EventFilter, EventStream};
 use crate::memory::{MemcgConfig, MemoryProtection};
 use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerScope};
-use crate::session::{Origins, Session, SessionConfig};
+use crate::session::{self, Origins, Orphans, Session, SessionConfig};
 use crate::{Capabilities, Error, ErrorKind, Result};
 
 /// On a cgroup that a runtime made and removes.
 pub(crate) const MADE: &str = "user.agentcg.made";
+/// Beside the root: what lived in its parent before.
+const OCCUPANTS: &str = "agentcg-occupants";
 /// On a cgroup whose `cgroup.subtree_control` a runtime added controllers to: their names.
 const ENABLED: &str = "user.agentcg.enabled";
 
@@ -23,13 +28,31 @@ const ENABLED: &str = "user.agentcg.enabled";
 #[must_use]
 pub struct RuntimeBuilder {
     root: Option<PathBuf>,
+    shared: bool,
+    orphans: Orphans,
 }
 
 impl RuntimeBuilder {
     /// The cgroup below which the sessions are made; it is made if it is missing, in an existing
-    /// parent. Default: `agentcg` below the cgroup v2 mount.
+    /// parent. Default: `agentcg` below the cgroup v2 mount, or below our own cgroup where that
+    /// is all we may write to (a subtree that systemd delegated).
     pub fn root(mut self, path: impl Into<PathBuf>) -> Self {
         self.root = Some(path.into());
+        self
+    }
+
+    /// Several processes use the root at once, also beside the one that owns it: a session that is
+    /// there already is joined, with the priority and limits that it has, and the last one out
+    /// removes it. Default: false, we own the root alone.
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// Tool calls whose harness was killed: `true` moves their processes out, to the parent of the
+    /// root, instead of killing them. Default: false.
+    pub fn keep_orphans(mut self, keep: bool) -> Self {
+        self.orphans = if keep { Orphans::MoveOut } else { Orphans::Kill };
         self
     }
 
@@ -38,15 +61,24 @@ impl RuntimeBuilder {
     ///
     /// # Errors
     /// `Unsupported` without cgroup v2; `InvalidInput` when the parent is no cgroup;
-    /// `PermissionDenied`; `Busy` when another process holds it.
+    /// `PermissionDenied`; `Busy` when another process owns it.
     pub fn build(self) -> Result<Runtime> {
         let path = match self.root {
             Some(path) => path,
-            None => mount_point()?.join("agentcg"),
+            None => default_root()?,
         };
-        let root = Arc::new(Root::take(&path)?);
+        let root = Arc::new(Root::take(&path, self.shared, self.orphans)?);
         Ok(Runtime { root, origins: Arc::default() })
     }
+}
+
+fn default_root() -> Result<PathBuf> {
+    let mount = mount_point()?;
+    let writable =
+        |path: &Path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    let own = own_path().unwrap_or_else(|_| mount.clone());
+    let parent = if !writable(&mount) && writable(&own) { own } else { mount };
+    Ok(parent.join("agentcg"))
 }
 
 /// The owner of one cgroup subtree and of everything attached on its behalf.
@@ -154,11 +186,14 @@ pub(crate) struct Root {
     outside: PathBuf,
     controllers: Vec<Controller>,
     partial_scheduler: AtomicBool,
-    _lock: OwnedFd,
+    /// That we own it; a shared runtime does not.
+    lock: Mutex<Option<OwnedFd>>,
+    shared: bool,
+    supervisor: OnceLock<Supervisor>,
 }
 
 impl Root {
-    fn take(path: &Path) -> Result<Self> {
+    fn take(path: &Path, shared: bool, orphans: Orphans) -> Result<Self> {
         let mount = mount_point()?;
         let (parent, name) = match (path.parent(), path.file_name().and_then(|n| n.to_str())) {
             (Some(parent), Some(name)) => (Cgroup::open(parent)?, CgroupName::new(name)?),
@@ -170,35 +205,59 @@ impl Root {
                 ));
             }
         };
-        let cgroup = match parent.create_child(&name) {
-            Ok(cgroup) => {
-                cgroup::set_attribute(&cgroup, MADE, b"1")?;
-                cgroup
+        let (cgroup, setup) = loop {
+            let cgroup = match parent.create_child(&name) {
+                Ok(cgroup) => {
+                    cgroup::set_attribute(&cgroup, MADE, b"1")?;
+                    cgroup
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name)?,
+                Err(e) => return Err(e),
+            };
+            let setup = cgroup::lock_as(&cgroup, Lock::Setup, FlockOperation::LockExclusive);
+            // Who had the lock before us may have removed it.
+            if parent.child(&name).and_then(|c| c.id()).ok() == cgroup.id().ok() {
+                break (cgroup, setup?);
             }
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name)?,
-            Err(e) => return Err(e),
         };
-        let lock = cgroup::lock(&cgroup, cgroup::Lock::Runtime)?;
+        let lock = if shared { None } else { Some(cgroup::lock(&cgroup, Lock::Owner)?) };
         let mut root = Self {
             outside: parent.path().to_path_buf(),
             cgroup,
             controllers: Vec::new(),
             partial_scheduler: AtomicBool::new(false),
-            _lock: lock,
+            lock: Mutex::new(lock),
+            shared,
+            supervisor: OnceLock::new(),
         };
         // From here on dropping the root undoes what was done.
-        root.remove_leftovers()?;
-        match cgroup::restore_abandoned(&mount) {
-            Ok(0) => {}
-            Ok(n) => {
-                tracing::info!("put back {n} cgroup values that a killed process left changed")
+        let taken = root.remove_leftovers(orphans).and_then(|()| {
+            if !shared {
+                restore_values(&mount);
             }
-            Err(e) => {
-                tracing::warn!("could not put back all values that a killed process left: {e}")
-            }
+            root.enable_controllers(&mount)
+        });
+        drop(setup);
+        taken.map(|()| root)
+    }
+
+    /// While it is held, no session of this root is made or removed.
+    pub(crate) fn setup(&self) -> Result<OwnedFd> {
+        cgroup::lock_as(&self.cgroup, Lock::Setup, FlockOperation::LockExclusive)
+    }
+
+    pub(crate) fn shared(&self) -> bool {
+        self.shared
+    }
+
+    /// The thread that watches over tool calls, started when it is first needed.
+    pub(crate) fn supervisor(&self) -> Result<&Supervisor> {
+        if let Some(supervisor) = self.supervisor.get() {
+            return Ok(supervisor);
         }
-        root.enable_controllers(&mount)?;
-        Ok(root)
+        let started = Supervisor::start()?;
+        // Where two threads were at it, the second one ends here.
+        Ok(self.supervisor.get_or_init(|| started))
     }
 
     pub(crate) fn cgroup(&self) -> &Cgroup {
@@ -218,32 +277,26 @@ impl Root {
         self.partial_scheduler.load(Ordering::Relaxed)
     }
 
-    /// We hold the lock, so sessions below the root have lost their owner. Cgroups that agentcg did
-    /// not make are left alone.
-    fn remove_leftovers(&self) -> Result<()> {
-        let mut left = Vec::new();
-        for child in self.cgroup.children()? {
-            if cgroup::has_attribute(&child, MADE)? {
-                left.push(child);
+    /// Sessions that nobody holds, and calls that nobody holds in sessions that are still used, have
+    /// lost their owner. Cgroups that agentcg did not make are left alone.
+    fn remove_leftovers(&self, orphans: Orphans) -> Result<()> {
+        for session in self.cgroup.children()? {
+            if !cgroup::has_attribute(&session, MADE)? {
+                continue;
             }
-        }
-        if left.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(
-            "removing {} cgroups that a killed process left in {}",
-            left.len(),
-            self.cgroup.path().display()
-        );
-        let origins = Origins::default();
-        for child in &left {
-            child.walk(&mut |c| {
-                if c.events()?.frozen {
-                    c.freeze(false)?;
+            match cgroup::lock(&session, Lock::Owner) {
+                Ok(_lock) => {
+                    tracing::info!(
+                        "removing what a killed process left: {}",
+                        session.path().display()
+                    );
+                    session::dissolve(&session, &Origins::default(), &self.outside, orphans)?;
                 }
-                origins.evacuate(c, &self.outside)
-            })?;
-            child.remove_tree()?;
+                Err(e) if e.kind() == ErrorKind::Busy => {
+                    session::remove_orphans(&session, &self.outside, orphans)?;
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
     }
@@ -265,6 +318,12 @@ impl Root {
                 let names: Vec<_> = noted.iter().map(|c| c.name()).collect();
                 let done = cgroup::set_attribute(&level, ENABLED, names.join(" ").as_bytes())
                     .and_then(|()| level.enable(&[c]));
+                let done = match done {
+                    Err(e) if e.kind() == ErrorKind::Busy && level.path() == self.outside => {
+                        self.make_room(&level).and_then(|()| level.enable(&[c]))
+                    }
+                    done => done,
+                };
                 match done {
                     Ok(()) => {}
                     Err(e) if e.kind() == ErrorKind::PermissionDenied => break,
@@ -273,6 +332,31 @@ impl Root {
             }
         }
         self.controllers = self.cgroup.subtree_control()?;
+        Ok(())
+    }
+
+    /// The parent of the root holds processes, typically ourselves in a scope that was delegated to
+    /// us, and so may not hand controllers on: they move to a child of it. Without delegation the
+    /// processes are another manager's.
+    fn make_room(&mut self, parent: &Cgroup) -> Result<()> {
+        if rustix::process::geteuid().is_root() && !delegated(parent) {
+            return Err(Error::new(ErrorKind::Busy, "processes live in")
+                .at(parent.path())
+                .or_help(
+                    "choose a root whose parent is delegated (systemd: Delegate=yes) or empty",
+                ));
+        }
+        let name = CgroupName::new(OCCUPANTS)?;
+        let room = match parent.create_child(&name) {
+            Ok(room) => {
+                cgroup::set_attribute(&room, MADE, b"1")?;
+                room
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name)?,
+            Err(e) => return Err(e),
+        };
+        session::move_all(parent, &room)?;
+        self.outside = room.path().to_path_buf();
         Ok(())
     }
 
@@ -285,6 +369,20 @@ impl Root {
     }
 
     fn release(&self) -> Result<()> {
+        // The thread first: nothing of ours may run on.
+        let setup = self.setup()?;
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            match cgroup::lock(&self.cgroup, Lock::Owner) {
+                Ok(taken) => *lock = Some(taken),
+                // It has an owner: that one ends it.
+                Err(e) if e.kind() == ErrorKind::Busy => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        if self.shared && !self.cgroup.children()?.is_empty() {
+            return Ok(());
+        }
         let made = cgroup::has_attribute(&self.cgroup, MADE)?;
         for level in self.levels(&mount_point()?)?.iter().rev() {
             let ours = level.path() == self.cgroup.path();
@@ -299,7 +397,39 @@ impl Root {
             }
             cgroup::remove_attribute(level, ENABLED)?;
         }
-        if made { self.cgroup.remove() } else { Ok(()) }
+        drop(setup);
+        if made {
+            self.cgroup.remove()?;
+        }
+        self.give_room_back()
+    }
+
+    fn give_room_back(&self) -> Result<()> {
+        let Some(parent) = self.outside.parent() else { return Ok(()) };
+        if self.outside.file_name() != Some(OCCUPANTS.as_ref()) {
+            return Ok(());
+        }
+        let (room, parent) = (Cgroup::open(&self.outside)?, Cgroup::open(parent)?);
+        session::move_all(&room, &parent)?;
+        room.remove()
+    }
+}
+
+/// systemd marks what it delegated; the first name is for the system's manager, the second for users'.
+fn delegated(cgroup: &Cgroup) -> bool {
+    ["trusted.delegate", "user.delegate"]
+        .iter()
+        .any(|name| cgroup::attribute_value(cgroup, name).is_ok_and(|v| v == b"1"))
+}
+
+/// Values that no live process answers for any more.
+fn restore_values(mount: &Path) {
+    match cgroup::restore_abandoned(mount) {
+        Ok(0) => {}
+        Ok(n) => tracing::info!("put back {n} cgroup values that a killed process left changed"),
+        Err(e) => {
+            tracing::warn!("could not put back all values that a killed process left: {e}")
+        }
     }
 }
 

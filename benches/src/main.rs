@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `fairness` | the kernel's EEVDF; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
+//! | `calls` | `std::process` |
 //!
 //! Absolute times mean little on a shared machine: look at the ratios. `benches/run.sh` runs the
 //! first in a guest and the second on the host.
 
 #![allow(clippy::print_stdout)]
 
+mod calls;
 mod events;
 mod fairness;
 
@@ -35,6 +37,15 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         runs: u32,
     },
+    /// What a tool call costs beside std::process
+    Calls {
+        /// Calls of each kind
+        #[arg(long, default_value_t = 500)]
+        rounds: u32,
+        /// Memory of the large parent; 0 leaves it out
+        #[arg(long, default_value_t = 4)]
+        large_gib: usize,
+    },
     /// Uses CPU until it is killed
     #[command(hide = true)]
     Burn,
@@ -50,6 +61,7 @@ fn main() -> anyhow::Result<()> {
     match what {
         What::Fairness { seconds } => fairness::run(seconds),
         What::Events { runs } => events::run(runs),
+        What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Burn => fairness::burn(),
     }
 }

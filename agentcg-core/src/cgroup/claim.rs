@@ -69,31 +69,45 @@ impl Drop for Claim {
     }
 }
 
-/// What a lock on a cgroup stands for; the two do not exclude each other.
+/// What a lock on a cgroup stands for; they do not exclude each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// A runtime owns the subtree.
-    Runtime,
+    /// A runtime owns the subtree; sessions and calls are in use.
+    Owner,
     /// Someone has changed values of this cgroup and will put them back.
     Values,
+    /// Sessions of a runtime are being made or removed.
+    Setup,
 }
 
-/// Takes the `flock`, held by the returned descriptor.
+/// Takes the `flock`, held by the returned descriptor; `Busy` when another has it.
 pub(crate) fn lock(cgroup: &Cgroup, lock: Lock) -> Result<OwnedFd> {
+    lock_as(cgroup, lock, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// As [`lock`]: shared, or waiting for it.
+pub(crate) fn lock_as(cgroup: &Cgroup, lock: Lock, how: FlockOperation) -> Result<OwnedFd> {
     // Any file will do that every cgroup has; a descriptor of its own, for that is what holds it.
     let (file, flags) = match lock {
-        Lock::Runtime => ("cgroup.controllers", OFlags::RDONLY),
+        Lock::Owner => ("cgroup.controllers", OFlags::RDONLY),
         Lock::Values => (".", OFlags::RDONLY | OFlags::DIRECTORY),
+        Lock::Setup => ("cgroup.procs", OFlags::RDONLY),
     };
     let fd = cgroup.open_file(file, flags)?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(fd),
-        Err(Errno::AGAIN) => {
-            Err(Error::new(ErrorKind::Busy, "another agentcg process controls the cgroup")
+    loop {
+        match rustix::fs::flock(&fd, how) {
+            Ok(()) => return Ok(fd),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "another agentcg process controls the cgroup",
+                )
                 .at(cgroup.path())
-                .or_help("stop it, or choose another cgroup"))
+                .or_help("stop it, or choose another cgroup"));
+            }
+            Err(e) => return Err(Error::os("lock", cgroup.path(), e)),
         }
-        Err(e) => Err(Error::os("lock", cgroup.path(), e)),
     }
 }
 

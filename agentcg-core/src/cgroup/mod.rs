@@ -16,8 +16,8 @@ mod name;
 mod wait;
 
 pub(crate) use claim::{
-    Claim, Lock, attribute_value, has_attribute, lock, remove_attribute, restore_abandoned,
-    set_attribute,
+    Claim, Lock, attribute_value, has_attribute, lock, lock_as, remove_attribute,
+    restore_abandoned, set_attribute,
 };
 pub use files::{
     Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents, Pressure, Stall,
@@ -26,7 +26,6 @@ pub use mount::{mount_point, own_path, path_of};
 pub use name::CgroupName;
 pub(crate) use wait::PressureTrigger;
 
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -178,6 +177,11 @@ impl Cgroup {
     /// # Errors
     /// `Busy` when a process is left somewhere.
     pub fn remove_tree(&self) -> Result<()> {
+        // Mostly there is nothing below.
+        match fs::unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(_) => {}
+        }
         for child in self.children()? {
             child.remove_tree()?;
         }
@@ -197,11 +201,17 @@ impl Cgroup {
     /// # Errors
     /// `NotFound` when the controller is not enabled here or the kernel does not have the file.
     pub fn read(&self, file: &str) -> Result<String> {
-        let mut text = String::new();
-        std::fs::File::from(self.open_file(file, OFlags::RDONLY)?)
-            .read_to_string(&mut text)
-            .map_err(|e| Error::os("read", self.path.join(file), e))?;
-        Ok(text)
+        let fd = self.open_file(file, OFlags::RDONLY)?;
+        let mut text = Vec::new();
+        let mut buf = [0; 4096];
+        loop {
+            match rustix::io::read(&fd, &mut buf) {
+                Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
+                Ok(n) => text.extend_from_slice(&buf[..n]),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(self.file_error("read", file, e)),
+            }
+        }
     }
 
     /// Writes a file of this cgroup, in one system call.

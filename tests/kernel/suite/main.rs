@@ -6,9 +6,10 @@
 //! |---|---|
 //! | `support.rs` | needs, test cgroups, workers, the programs under test |
 //! | `worker.rs` | what child processes of the tests do |
-//! | `cgroups.rs`, `runtime.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
+//! | `cgroups.rs`, `runtime.rs`, `calls.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
 //! | `doctor.rs`, `programs.rs` | the programs |
 
+mod calls;
 mod cgroups;
 mod doctor;
 mod events;
@@ -33,6 +34,7 @@ fn main() {
     let all: Vec<Test> = [
         cgroups::tests(),
         runtime::tests(),
+        calls::tests(),
         events::tests(),
         scheduler::tests(),
         memory::tests(),

@@ -1,0 +1,451 @@
+//! One process made inside a cgroup: `clone3` with `CLONE_INTO_CGROUP`, in the vfork form, and exec.
+//!
+//! The child shares our memory until it has a program of its own, so a parent of many GiB pays
+//! nothing for its page tables; the calling thread sleeps meanwhile, the others run on. The child
+//! uses a stack of its own and nothing but system calls on values that were prepared before: it
+//! takes no lock, allocates nothing and does not return. What fails in it is said through the
+//! shared memory.
+//!
+//! Where `clone3` cannot do this (a seccomp profile, a kernel before 5.7), the child is made by
+//! `clone` and moves itself with a write to `cgroup.procs` before it runs the program.
+
+use std::arch::asm;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+
+/// Not in the libc crate as 64 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const SCHED_EXT: usize = 7;
+/// The child needs a few hundred bytes; builds without optimisation some KiB.
+const STACK: usize = 64 << 10;
+
+/// What the child does before it becomes the program. All of it is made ready beforehand.
+#[derive(Debug, Default)]
+pub(super) struct Launch {
+    /// The files to try in turn: one, or one for each directory of `PATH`.
+    pub programs: Vec<CString>,
+    pub argv: Vec<CString>,
+    pub envp: Vec<CString>,
+    /// What becomes descriptor 0, 1 and 2; at least 3 each, or the same number. `None`: as ours.
+    pub stdio: [Option<RawFd>; 3],
+    pub cwd: Option<CString>,
+    pub umask: Option<libc::mode_t>,
+    pub rlimits: Vec<(u32, libc::rlimit)>,
+    pub oom_score_adj: Option<CString>,
+    pub new_session: bool,
+    pub groups: Option<Vec<libc::gid_t>>,
+    pub gid: Option<libc::gid_t>,
+    pub uid: Option<libc::uid_t>,
+    /// Be scheduled by the sched_ext scheduler from the start.
+    pub sched_ext: bool,
+    /// Keep descriptors from 3 on that are not close-on-exec.
+    pub inherit_fds: bool,
+}
+
+/// A child that runs its program.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// The step that failed, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub step: &'static str,
+    pub errno: Errno,
+}
+
+/// The steps of the child; the position is what it leaves in the shared memory.
+const STEPS: [&str; 12] = [
+    "make a process in the cgroup",
+    "enter the cgroup",
+    "start a session",
+    "connect standard input, output and error",
+    "set resource limits",
+    "set oom_score_adj",
+    "enter the working directory",
+    "choose the scheduler",
+    "set the groups",
+    "set the group",
+    "set the user",
+    "execute",
+];
+const CGROUP: usize = 1;
+const SETSID: usize = 2;
+const STDIO: usize = 3;
+const RLIMITS: usize = 4;
+const OOM_SCORE_ADJ: usize = 5;
+const CWD: usize = 6;
+const SCHEDULER: usize = 7;
+const GROUPS: usize = 8;
+const GID: usize = 9;
+const UID: usize = 10;
+const EXEC: usize = 11;
+
+/// What parent and child share.
+struct Shared<'a> {
+    launch: &'a Launch,
+    argv: &'a [*const c_char],
+    envp: &'a [*const c_char],
+    /// `cgroup.procs`, where the child has to move itself; else -1.
+    procs: RawFd,
+    step: AtomicUsize,
+    errno: AtomicI32,
+}
+
+/// `struct clone_args` of linux/sched.h, version 2 (kernel 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const _: () = assert!(size_of::<CloneArgs>() == 88);
+
+/// Starts a process in `cgroup`; `procs` opens its `cgroup.procs`, should the child have to move
+/// itself. Returns when the child runs its program, or could not.
+pub(super) fn spawn(
+    launch: &Launch,
+    cgroup: BorrowedFd<'_>,
+    procs: impl FnOnce() -> crate::Result<OwnedFd>,
+) -> Result<Child, Failure> {
+    let failed = |step, errno| Failure { step: STEPS[step], errno };
+    let pointers = |list: &[CString]| {
+        let mut all: Vec<_> = list.iter().map(|s| s.as_ptr()).collect();
+        all.push(std::ptr::null());
+        all
+    };
+    let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
+    let mut shared = Shared {
+        launch,
+        argv: &argv,
+        envp: &envp,
+        procs: -1,
+        step: AtomicUsize::new(0),
+        errno: AtomicI32::new(0),
+    };
+    let stack = Stack::new().map_err(|e| failed(0, e))?;
+    let result = match clone3(&shared, &stack, cgroup) {
+        Err(Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::PERM) => {
+            let procs = procs().map_err(|e| {
+                failed(CGROUP, Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO)))
+            })?;
+            shared.procs = procs.as_raw_fd();
+            clone(&shared, &stack)
+        }
+        result => result,
+    };
+    let child = result.map_err(|e| failed(0, e))?;
+    match shared.errno.load(Ordering::Acquire) {
+        0 => Ok(child),
+        errno => {
+            // It has left already; only its status is there to be collected.
+            let _ = super::reap(&child.pidfd);
+            Err(failed(
+                shared.step.load(Ordering::Acquire).min(EXEC),
+                Errno::from_raw_os_error(errno),
+            ))
+        }
+    }
+}
+
+fn clone3(shared: &Shared<'_>, stack: &Stack, cgroup: BorrowedFd<'_>) -> Result<Child, Errno> {
+    let mut pidfd: RawFd = -1;
+    let args = CloneArgs {
+        flags: CLONE_INTO_CGROUP
+            | CLONE_CLEAR_SIGHAND
+            | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.bottom as u64,
+        stack_size: STACK as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    let call = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
+    // SAFETY: clone3 reads `args` and writes `pidfd`, both alive here; the child runs `child` on a
+    // stack that outlives it, for CLONE_VFORK keeps us here until it has left our memory.
+    let pid = unsafe { in_child(libc::SYS_clone3, call, shared) };
+    made(pid, pidfd)
+}
+
+/// The same without `CLONE_INTO_CGROUP`; no signal handler of ours may run in the child, so signals
+/// are blocked until it has reset them.
+fn clone(shared: &Shared<'_>, stack: &Stack) -> Result<Child, Errno> {
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let top = stack.bottom as usize + STACK;
+    let call = [flags as usize, top, (&raw mut pidfd) as usize, 0, 0];
+    // SAFETY: the sets are values of our own; for the rest see `clone3`.
+    let pid = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
+        let pid = in_child(libc::SYS_clone, call, shared);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        pid
+    };
+    made(pid, pidfd)
+}
+
+fn made(pid: isize, pidfd: RawFd) -> Result<Child, Errno> {
+    if pid < 0 {
+        return Err(Errno::from_raw_os_error(-pid as i32));
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: pid as i32, pidfd })
+}
+
+/// Makes the system call; in the child runs [`child`] and never comes back.
+///
+/// # Safety
+/// The call must be a clone with `CLONE_VM | CLONE_VFORK` and a stack of its own for the child.
+#[inline(never)]
+unsafe fn in_child(number: libc::c_long, args: [usize; 5], shared: &Shared<'_>) -> isize {
+    let result: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: in the parent an ordinary system call. The child leaves this block only by the call
+    // to `child`, on its own aligned stack, so it never touches this frame.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r12") shared,
+            in("r13") child as extern "C" fn(&Shared<'_>) -> !,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x20",
+            "blr x21",
+            "brk #1",
+            "2:",
+            in("x8") number,
+            inlateout("x0") args[0] as isize => result,
+            in("x1") args[1],
+            in("x2") args[2],
+            in("x3") args[3],
+            in("x4") args[4],
+            in("x20") shared,
+            in("x21") child as extern "C" fn(&Shared<'_>) -> !,
+            out("x30") _,
+        );
+    }
+    result
+}
+
+/// The life of the child until exec. Nothing here may panic, allocate or take a lock: another thread
+/// of the parent may hold any of them.
+extern "C" fn child(shared: &Shared<'_>) -> ! {
+    let (step, errno) = prepare_and_exec(shared);
+    shared.step.store(step, Ordering::Release);
+    shared.errno.store(errno, Ordering::Release);
+    // SAFETY: ends this process only; nothing of the parent's is run.
+    unsafe {
+        libc::syscall(libc::SYS_exit_group, 127);
+    }
+    loop {}
+}
+
+/// A system call as a step: on failure its number and errno.
+macro_rules! step {
+    ($step:expr, $($arg:expr),+) => {
+        if libc::syscall($($arg),+) < 0 {
+            return ($step, *libc::__errno_location());
+        }
+    };
+}
+
+/// Returns only with the step that failed.
+fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
+    let launch = shared.launch;
+    // SAFETY: raw system calls on values that the sleeping parent keeps alive. The libc functions
+    // for users and groups must not be used, for they tell all threads of the (shared) process.
+    unsafe {
+        if shared.procs >= 0 {
+            step!(CGROUP, libc::SYS_write, shared.procs, c"0".as_ptr(), 1usize);
+            default_handlers();
+        }
+        if launch.new_session {
+            step!(SETSID, libc::SYS_setsid);
+        }
+        for (target, source) in (0..).zip(&launch.stdio) {
+            if let Some(source) = *source
+                && source != target
+            {
+                step!(STDIO, libc::SYS_dup3, source, target, 0);
+            }
+        }
+        if !launch.inherit_fds {
+            // Kernel 5.11; before, what we opened is close-on-exec anyway.
+            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        }
+        if let Some(mask) = launch.umask {
+            libc::syscall(libc::SYS_umask, mask);
+        }
+        for (resource, limit) in &launch.rlimits {
+            let none = std::ptr::null_mut::<libc::rlimit>();
+            step!(RLIMITS, libc::SYS_prlimit64, 0, *resource, limit as *const libc::rlimit, none);
+        }
+        if let Some(value) = &launch.oom_score_adj {
+            let errno = write_file(c"/proc/self/oom_score_adj", value);
+            if errno != 0 {
+                return (OOM_SCORE_ADJ, errno);
+            }
+        }
+        if launch.sched_ext {
+            let param = [0i32];
+            step!(SCHEDULER, libc::SYS_sched_setscheduler, 0, SCHED_EXT, param.as_ptr());
+        }
+        if let Some(groups) = &launch.groups {
+            step!(GROUPS, libc::SYS_setgroups, groups.len(), groups.as_ptr());
+        }
+        if let Some(gid) = launch.gid {
+            step!(GID, libc::SYS_setresgid, gid, gid, gid);
+        }
+        if let Some(uid) = launch.uid {
+            step!(UID, libc::SYS_setresuid, uid, uid, uid);
+        }
+        if let Some(cwd) = &launch.cwd {
+            step!(CWD, libc::SYS_chdir, cwd.as_ptr());
+        }
+        default_signals();
+        exec(shared)
+    }
+}
+
+/// Each file in turn, as `execvp` does: one that is not there is passed over, one that may not be
+/// executed is remembered.
+unsafe fn exec(shared: &Shared<'_>) -> (usize, i32) {
+    let mut errno = libc::ENOENT;
+    for program in &shared.launch.programs {
+        // SAFETY: the arrays end with null and outlive the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execve,
+                program.as_ptr(),
+                shared.argv.as_ptr(),
+                shared.envp.as_ptr(),
+            );
+            match *libc::__errno_location() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => errno = libc::EACCES,
+                other => return (EXEC, other),
+            }
+        }
+    }
+    (EXEC, errno)
+}
+
+unsafe fn write_file(path: &CStr, value: &CStr) -> i32 {
+    // SAFETY: system calls on strings that outlive them.
+    unsafe {
+        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+        let fd = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags);
+        if fd < 0 {
+            return *libc::__errno_location();
+        }
+        let written = libc::syscall(libc::SYS_write, fd, value.as_ptr(), value.to_bytes().len());
+        let errno = if written < 0 { *libc::__errno_location() } else { 0 };
+        libc::syscall(libc::SYS_close, fd);
+        errno
+    }
+}
+
+/// Empty mask, and SIGPIPE as programs expect it, though Rust and Python ignore it for themselves.
+unsafe fn default_signals() {
+    // SAFETY: changes the child's own table (there is no CLONE_SIGHAND) and mask.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// What CLONE_CLEAR_SIGHAND does in the kernel: handlers become the default, ignored stays ignored.
+unsafe fn default_handlers() {
+    for signal in 1..=64 {
+        // SAFETY: as above; numbers that are no signal are refused.
+        unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &mut now) == 0
+                && now.sa_sigaction != libc::SIG_IGN
+            {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}
+
+/// The child's stack.
+struct Stack {
+    bottom: *mut c_void,
+}
+
+impl Stack {
+    fn new() -> Result<Self, Errno> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, nobody else's.
+        let bottom = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                STACK,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if bottom == libc::MAP_FAILED {
+            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOMEM);
+            return Err(Errno::from_raw_os_error(errno));
+        }
+        Ok(Self { bottom })
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and the child that used it has left our memory.
+        unsafe {
+            libc::munmap(self.bottom, STACK);
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! [`Command`]: one tool call before it is started.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::OFlags;
+
+use super::clone::{self, Launch};
+use super::evidence::End;
+use super::outcome::{Ended, Outcome};
+use super::running::{Ending, Plan, Running};
+use super::stdio::{Opened, Stdio};
+use super::supervisor::Slot;
+use super::{CallControl, Pipes, ToolCall};
+use crate::cgroup::Cgroup;
+use crate::limits::Limits;
+use crate::session::{Parts, Session};
+use crate::{Error, Result};
+
+/// How much output is kept, bytes, unless [`Command::capture_limit`] says otherwise.
+const CAPTURE_LIMIT: usize = 10 << 20;
+/// From SIGTERM to `cgroup.kill`.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long killed processes are waited for.
+const TEARDOWN: Duration = Duration::from_secs(10);
+
+/// A tool call to be started: shaped like [`std::process::Command`], with limits, a timeout, and an
+/// [`Outcome`] at the end.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use agentcg_core::{Runtime, SessionConfig, Verdict};
+///
+/// let runtime = Runtime::new()?;
+/// let session = runtime.session("agent-1", SessionConfig::default())?;
+/// let outcome = session
+///     .command("pytest")
+///     .args(["-x", "tests"])
+///     .timeout(Duration::from_secs(300))
+///     .output()?;
+/// if outcome.verdict != Verdict::Completed {
+///     println!("{}", outcome.advice);
+/// }
+/// # Ok::<(), agentcg_core::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a command does nothing until it is started"]
+pub struct Command<'a> {
+    session: &'a Session,
+    program: OsString,
+    args: Vec<OsString>,
+    name: Option<String>,
+    env: BTreeMap<OsString, Option<OsString>>,
+    env_clear: bool,
+    cwd: Option<PathBuf>,
+    umask: Option<u32>,
+    rlimits: Vec<(u32, libc::rlimit)>,
+    groups: Option<Vec<u32>>,
+    gid: Option<u32>,
+    uid: Option<u32>,
+    new_session: bool,
+    inherit_fds: bool,
+    stdio: [Option<Stdio>; 3],
+    capture_limit: usize,
+    limits: Limits,
+    timeout: Option<Duration>,
+    grace: Duration,
+    teardown: Duration,
+    oom_group: bool,
+    oom_score_adj: Option<i32>,
+    background: bool,
+    sample: Option<Duration>,
+}
+
+impl Session {
+    /// A tool call that runs `program` in a cgroup of its own in this session. A name without a
+    /// slash is looked for in the `PATH` that the call will have.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
+        Command {
+            session: self,
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            name: None,
+            env: BTreeMap::new(),
+            env_clear: false,
+            cwd: None,
+            umask: None,
+            rlimits: Vec::new(),
+            groups: None,
+            gid: None,
+            uid: None,
+            new_session: false,
+            inherit_fds: false,
+            stdio: [None, None, None],
+            capture_limit: CAPTURE_LIMIT,
+            limits: Limits::default(),
+            timeout: None,
+            grace: GRACE,
+            teardown: TEARDOWN,
+            oom_group: true,
+            oom_score_adj: None,
+            background: false,
+            sample: None,
+        }
+    }
+}
+
+impl Command<'_> {
+    /// Adds an argument.
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// The name of the call's cgroup, and of the call in events and in the outcome. By default one
+    /// is made up from our pid and a number.
+    pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets environment variables.
+    pub fn envs(
+        &mut self,
+        vars: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+    ) -> &mut Self {
+        for (key, value) in vars {
+            self.env(key, value);
+        }
+        self
+    }
+
+    /// Leaves a variable of ours out.
+    pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(key.as_ref().to_owned(), None);
+        self
+    }
+
+    /// Starts from an empty environment instead of ours.
+    pub fn env_clear(&mut self) -> &mut Self {
+        self.env_clear = true;
+        self.env.clear();
+        self
+    }
+
+    /// The working directory; without it ours.
+    pub fn current_dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
+        self.cwd = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// The file mode creation mask.
+    pub fn umask(&mut self, mask: u32) -> &mut Self {
+        self.umask = Some(mask);
+        self
+    }
+
+    /// A resource limit as of setrlimit(2): `libc::RLIMIT_NOFILE`, soft and hard.
+    pub fn rlimit(&mut self, resource: u32, soft: u64, hard: u64) -> &mut Self {
+        self.rlimits.push((resource, libc::rlimit { rlim_cur: soft, rlim_max: hard }));
+        self
+    }
+
+    /// Runs as this user. The supplementary groups are those of [`groups`](Self::groups), by
+    /// default none.
+    pub fn uid(&mut self, uid: u32) -> &mut Self {
+        self.uid = Some(uid);
+        self.groups.get_or_insert_default();
+        self
+    }
+
+    /// Runs with this group.
+    pub fn gid(&mut self, gid: u32) -> &mut Self {
+        self.gid = Some(gid);
+        self
+    }
+
+    /// Supplementary groups.
+    pub fn groups(&mut self, groups: &[u32]) -> &mut Self {
+        self.groups = Some(groups.to_vec());
+        self
+    }
+
+    /// In a POSIX session of its own, setsid(2): no controlling terminal, no part in its signals.
+    pub fn new_session(&mut self, new: bool) -> &mut Self {
+        self.new_session = new;
+        self
+    }
+
+    /// Passes on descriptors from 3 up that are not close-on-exec; by default none are.
+    pub fn inherit_fds(&mut self, inherit: bool) -> &mut Self {
+        self.inherit_fds = inherit;
+        self
+    }
+
+    /// Where standard input comes from. Default: ours for [`spawn`](Self::spawn) and
+    /// [`status`](Self::status), `/dev/null` for [`output`](Self::output).
+    pub fn stdin(&mut self, stdin: impl Into<Stdio>) -> &mut Self {
+        self.stdio[0] = Some(stdin.into());
+        self
+    }
+
+    /// Where standard output goes. Default: ours, or [`Stdio::Capture`] for
+    /// [`output`](Self::output).
+    pub fn stdout(&mut self, stdout: impl Into<Stdio>) -> &mut Self {
+        self.stdio[1] = Some(stdout.into());
+        self
+    }
+
+    /// Where standard error goes; default as standard output.
+    pub fn stderr(&mut self, stderr: impl Into<Stdio>) -> &mut Self {
+        self.stdio[2] = Some(stderr.into());
+        self
+    }
+
+    /// How much is kept of each captured output, bytes; of more than that the first and the last
+    /// half. Default 10 MiB.
+    pub fn capture_limit(&mut self, bytes: usize) -> &mut Self {
+        self.capture_limit = bytes;
+        self
+    }
+
+    /// Limits of the call's cgroup.
+    pub fn limits(&mut self, limits: Limits) -> &mut Self {
+        self.limits = limits;
+        self
+    }
+
+    /// After this time all processes of the call get SIGTERM, and after the
+    /// [`grace`](Self::grace) they are killed.
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// From SIGTERM to `cgroup.kill`, when the time is over or the call is cancelled; 0: killed at
+    /// once. Default 2 s.
+    pub fn grace(&mut self, grace: Duration) -> &mut Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long killed processes are waited for (one in an uninterruptible sleep does not die)
+    /// before the outcome names them as survivors. Default 10 s.
+    pub fn teardown_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.teardown = timeout;
+        self
+    }
+
+    /// The OOM killer takes the call as a whole, `memory.oom.group` (kernel 4.19); default true.
+    /// Without it a shell may survive its child and go on.
+    pub fn oom_group(&mut self, group: bool) -> &mut Self {
+        self.oom_group = group;
+        self
+    }
+
+    /// `oom_score_adj` of the call's processes. Default: ours plus 500, so that the OOM killer
+    /// prefers tools to their harness.
+    pub fn oom_score_adj(&mut self, value: i32) -> &mut Self {
+        self.oom_score_adj = Some(value);
+        self
+    }
+
+    /// Processes that the main process leaves behind live on in the session's `background` cgroup,
+    /// until the session ends; by default they are killed.
+    pub fn background(&mut self, live_on: bool) -> &mut Self {
+        self.background = live_on;
+        self
+    }
+
+    /// Samples the usage at this interval for [`Outcome::timeline`].
+    pub fn sample(&mut self, interval: Duration) -> &mut Self {
+        self.sample = Some(interval);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// A program that cannot be started is an outcome with [`Verdict::SpawnFailed`](super::Verdict)
+    /// and not an error.
+    ///
+    /// # Errors
+    /// `InvalidInput` for bad limits, names, arguments with a NUL; `Unsupported` for a limit whose
+    /// controller is missing; `PermissionDenied`; those of making a cgroup. Nothing is left then.
+    pub fn spawn(&mut self) -> Result<ToolCall> {
+        let inbox = self.session.supervisor()?.inbox()?.clone();
+        let slot = Arc::new(Slot::default());
+        Ok(match self.start([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit])? {
+            Started::Running(running, pid, pipes) => {
+                let (name, cgroup) = (running.plan.call.clone(), running.cgroup.clone());
+                let id = inbox.start(*running, slot.clone());
+                ToolCall::new(
+                    CallControl { id: Some(id), name, cgroup, slot, inbox, pid: Some(pid) },
+                    pipes,
+                )
+            }
+            Started::Failed(outcome, cgroup, pipes) => {
+                let name = outcome.call.clone();
+                slot.set(*outcome);
+                ToolCall::new(CallControl { id: None, name, cgroup, slot, inbox, pid: None }, pipes)
+            }
+        })
+    }
+
+    /// Starts it and waits for its end; standard input, output and error are ours.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn status(&mut self) -> Result<Outcome> {
+        Ok(self.start([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit])?.run())
+    }
+
+    /// Starts it and waits for its end; output is kept for the outcome.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn output(&mut self) -> Result<Outcome> {
+        Ok(self.start([Stdio::Null, Stdio::Capture, Stdio::Capture])?.run())
+    }
+
+    fn start(&mut self, default: [Stdio; 3]) -> Result<Started> {
+        self.check()?;
+        let mut default = default.into_iter();
+        let stdio = [0, 1, 2].map(|i| {
+            let otherwise = default.next().unwrap_or_default();
+            self.stdio[i].take().unwrap_or(otherwise)
+        });
+        let mut opened = Opened::new(&stdio, self.capture_limit)?;
+        // Descriptors that were given are used up; the rest can be used again.
+        for (slot, used) in self.stdio.iter_mut().zip(stdio) {
+            *slot = (!matches!(used, Stdio::Fd(_))).then_some(used);
+        }
+
+        let call = self.session.new_call(self.name.as_deref())?;
+        call.configure(&self.limits, self.oom_group)?;
+        let mut launch =
+            self.launch(call.name(), self.oom_score_adj.or(call.calls().oom_score_adj()))?;
+        launch.stdio = opened.raw();
+        call.describe(&self.command_text());
+        let before = call.calls().ancestors().baseline();
+        let plan = self.plan(call.name());
+        let pipes = Pipes::from(std::mem::take(&mut opened.ours));
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        let made = clone::spawn(&launch, call.cgroup().as_fd(), || {
+            call.cgroup().open_file("cgroup.procs", OFlags::WRONLY)
+        });
+        // The child has its own copies; ours would keep the pipes open.
+        opened.theirs = [None, None, None];
+        let Parts { calls, cgroup, lock, presence, .. } = call.into_parts();
+        match made {
+            Ok(child) => Ok(Started::Running(
+                Box::new(Running {
+                    plan,
+                    calls,
+                    cgroup,
+                    lock,
+                    pidfd: child.pidfd,
+                    before,
+                    presence,
+                    started,
+                    started_at,
+                    queued: Duration::ZERO,
+                    input: opened.input,
+                    capture: opened.capture,
+                    end: Ending::default(),
+                }),
+                child.pid,
+                pipes,
+            )),
+            Err(failure) => {
+                let mut outcome = End {
+                    cgroup: &cgroup,
+                    ancestors: calls.ancestors(),
+                    before: &before,
+                    ended: Ended::NotStarted(self.not_started(failure)),
+                    stopped: None,
+                    alone: true,
+                    limits: &plan.limits,
+                    session: calls.session(),
+                    call: &plan.call,
+                    command: &plan.command,
+                    started_at,
+                    duration: started.elapsed(),
+                    max_rss_bytes: None,
+                }
+                .conclude();
+                outcome.hint = plan.hint;
+                outcome.notes = plan.notes;
+                cgroup.remove()?;
+                Ok(Started::Failed(Box::new(outcome), cgroup, pipes))
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.limits.check()?;
+        if let Some(score) = self.oom_score_adj
+            && !(-1000..=1000).contains(&score)
+        {
+            return Err(Error::invalid("oom_score_adj", score, "expected -1000 to 1000"));
+        }
+        let short = Duration::from_millis(1);
+        if self.sample.is_some_and(|s| s < short) {
+            return Err(Error::invalid("sample interval", self.sample, "expected 1 ms or more"));
+        }
+        Ok(())
+    }
+
+    fn plan(&self, call: &str) -> Plan {
+        Plan {
+            call: call.to_owned(),
+            command: self.command_text(),
+            hint: None,
+            limits: self.limits.clone(),
+            notes: Vec::new(),
+            timeout: self.timeout,
+            grace: self.grace,
+            teardown: self.teardown,
+            background: self.background,
+            sample: self.sample,
+        }
+    }
+
+    /// Program and arguments, for people.
+    fn command_text(&self) -> Vec<String> {
+        let words = std::iter::once(&self.program).chain(&self.args);
+        words.map(|w| w.to_string_lossy().into_owned()).collect()
+    }
+
+    fn environment(&self, call: &str) -> BTreeMap<OsString, OsString> {
+        let mut env: BTreeMap<OsString, OsString> =
+            if self.env_clear { BTreeMap::new() } else { std::env::vars_os().collect() };
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => env.insert(key.clone(), value.clone()),
+                None => env.remove(key),
+            };
+        }
+        env.insert("AGENTCG_SESSION".into(), self.session.name().into());
+        env.insert("AGENTCG_CALL".into(), call.into());
+        env
+    }
+
+    fn launch(&self, call: &str, oom_score_adj: Option<i32>) -> Result<Launch> {
+        let env = self.environment(call);
+        let mut argv = vec![c_string(&self.program, "program")?];
+        for arg in &self.args {
+            argv.push(c_string(arg, "argument")?);
+        }
+        let mut envp = Vec::with_capacity(env.len());
+        for (key, value) in &env {
+            if key.is_empty() || key.as_bytes().contains(&b'=') {
+                return Err(Error::invalid("environment variable", key, "a name has no ="));
+            }
+            envp.push(c_string(&[key.as_os_str(), value].join(OsStr::new("=")), "variable")?);
+        }
+        let path = env.get(OsStr::new("PATH")).map_or(OsStr::new("/usr/bin:/bin"), |p| p);
+        Ok(Launch {
+            programs: programs(&self.program, path)?,
+            argv,
+            envp,
+            stdio: [None; 3],
+            cwd: self.cwd.as_ref().map(|d| c_string(d.as_os_str(), "directory")).transpose()?,
+            umask: self.umask.map(|m| m as libc::mode_t),
+            rlimits: self.rlimits.clone(),
+            oom_score_adj: oom_score_adj.and_then(|s| CString::new(s.to_string()).ok()),
+            new_session: self.new_session,
+            groups: self.groups.clone(),
+            gid: self.gid,
+            uid: self.uid,
+            sched_ext: self.session.partial_scheduler(),
+            inherit_fds: self.inherit_fds,
+        })
+    }
+
+    fn not_started(&self, failure: clone::Failure) -> Error {
+        let path: &Path = match (failure.step, &self.cwd) {
+            ("enter the working directory", Some(dir)) => dir,
+            _ => Path::new(&self.program),
+        };
+        let e = Error::os(failure.step, path, failure.errno);
+        match (failure.step, failure.errno) {
+            ("execute", rustix::io::Errno::NOENT) => {
+                e.or_help("check the name, the PATH of the call, and the interpreter of a script")
+            }
+            ("execute", rustix::io::Errno::NOEXEC) => {
+                e.or_help("a script needs a first line like #!/bin/sh")
+            }
+            ("make a process in the cgroup", rustix::io::Errno::AGAIN) => {
+                e.or_help("pids.max of the call, its session or an ancestor is reached")
+            }
+            ("make a process in the cgroup" | "enter the cgroup", rustix::io::Errno::ACCESS) => e
+                .or_help(
+                    "our own process must be in the same delegated subtree: start it with \
+                     systemd-run --user --scope -p Delegate=yes",
+                ),
+            _ => e,
+        }
+    }
+}
+
+/// A call whose process was made, or could not be.
+enum Started {
+    Running(Box<Running>, i32, Pipes),
+    Failed(Box<Outcome>, Arc<Cgroup>, Pipes),
+}
+
+impl Started {
+    fn run(self) -> Outcome {
+        match self {
+            Started::Running(running, _, pipes) => {
+                // Nobody can use them, and the call might wait for the end of its input.
+                drop(pipes);
+                running.run()
+            }
+            Started::Failed(outcome, ..) => *outcome,
+        }
+    }
+}
+
+/// The files to try, as execvp(3) does.
+fn programs(program: &OsStr, path: &OsStr) -> Result<Vec<CString>> {
+    if program.is_empty() {
+        return Err(Error::invalid("program", program, "it is empty"));
+    }
+    if program.as_bytes().contains(&b'/') {
+        return Ok(vec![c_string(program, "program")?]);
+    }
+    path.as_bytes()
+        .split(|b| *b == b':')
+        .map(|dir| {
+            let dir =
+                if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
+            c_string(dir.join(program).as_os_str(), "program")
+        })
+        .collect()
+}
+
+fn c_string(text: &OsStr, what: &str) -> Result<CString> {
+    CString::new(text.to_owned().into_vec())
+        .map_err(|_| Error::invalid(what, text, "it contains a NUL byte"))
+}

@@ -1,0 +1,203 @@
+//! Tool calls: one command and all its descendants, in a cgroup of its own.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `command.rs` | [`Command`]: what is to be started, and how |
+//! | `clone.rs` | a process born in its cgroup |
+//! | `stdio.rs`, `capture.rs` | standard input and output, kept output |
+//! | `running.rs` | a call from start to end, as a state machine |
+//! | `supervisor.rs` | the thread that drives all calls of a runtime |
+//! | `processes.rs`, `reap.rs` | the processes of a call; how one ended |
+//! | `usage.rs`, `evidence.rs`, `verdict.rs` | what it took, what is known, what it means |
+//! | `outcome.rs` | [`Outcome`] |
+//! | `mod.rs` | [`ToolCall`]: the handle |
+
+mod capture;
+mod clone;
+mod command;
+mod evidence;
+mod outcome;
+mod processes;
+mod reap;
+mod running;
+mod stdio;
+mod supervisor;
+mod usage;
+mod verdict;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::cgroup::Cgroup;
+
+pub use command::Command;
+pub(crate) use evidence::Ancestors;
+use outcome::Stopped;
+pub use outcome::{Captured, Cause, Ended, Outcome, Sample, Scope, Survivor, Verdict, Victim};
+use reap::reap;
+pub use stdio::Stdio;
+pub(crate) use supervisor::Supervisor;
+use supervisor::{Inbox, Slot};
+pub use usage::Usage;
+pub use verdict::Suggestion;
+
+/// Our ends of the pipes of a call.
+#[derive(Debug, Default)]
+struct Pipes {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+impl From<[Option<OwnedFd>; 3]> for Pipes {
+    fn from([stdin, stdout, stderr]: [Option<OwnedFd>; 3]) -> Self {
+        Self { stdin, stdout, stderr }
+    }
+}
+
+/// A call that has been started. Dropping it kills all of its processes.
+#[derive(Debug)]
+#[must_use = "dropping a tool call kills it"]
+pub struct ToolCall {
+    control: CallControl,
+    /// The writing end of standard input, with [`Stdio::Piped`]. Dropping it is the end of the input.
+    pub stdin: Option<std::fs::File>,
+    /// The reading end of standard output, with [`Stdio::Piped`].
+    pub stdout: Option<std::fs::File>,
+    /// The reading end of standard error, with [`Stdio::Piped`].
+    pub stderr: Option<std::fs::File>,
+    ready: Option<Arc<OwnedFd>>,
+}
+
+/// Controls a call from anywhere, while another thread waits for it.
+#[derive(Clone, Debug)]
+pub struct CallControl {
+    /// `None` when it was never started.
+    id: Option<u64>,
+    name: String,
+    cgroup: Arc<Cgroup>,
+    slot: Arc<Slot>,
+    inbox: Arc<Inbox>,
+    pid: Option<i32>,
+}
+
+impl ToolCall {
+    fn new(control: CallControl, pipes: Pipes) -> Self {
+        Self {
+            control,
+            stdin: pipes.stdin.map(Into::into),
+            stdout: pipes.stdout.map(Into::into),
+            stderr: pipes.stderr.map(Into::into),
+            ready: None,
+        }
+    }
+
+    /// A handle for other threads.
+    pub fn control(&self) -> &CallControl {
+        &self.control
+    }
+
+    /// Its name: that of its cgroup.
+    pub fn name(&self) -> &str {
+        &self.control.name
+    }
+
+    /// Its cgroup's path, `ROOT/SESSION/calls/NAME`.
+    pub fn path(&self) -> &Path {
+        self.control.cgroup.path()
+    }
+
+    /// The main process; `None` when it could not be started.
+    pub fn pid(&self) -> Option<i32> {
+        self.control.pid
+    }
+
+    /// What it has used so far, or in all when it has ended.
+    pub fn usage(&self) -> Usage {
+        self.control.usage()
+    }
+
+    /// Closes our end of standard input and waits until the call is over and its cgroup gone.
+    pub fn wait(mut self) -> Outcome {
+        self.stdin = None;
+        self.control.slot.take()
+    }
+
+    /// Waits at most so long; true when the call is over and [`wait`](Self::wait) returns at once.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.control.slot.wait(Some(Instant::now() + timeout))
+    }
+
+    /// Is it over?
+    pub fn is_finished(&self) -> bool {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// A descriptor that is readable when the call is over, for event loops.
+    ///
+    /// # Errors
+    /// Those of `eventfd`.
+    pub fn ready_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        let ready = match self.ready.take() {
+            Some(ready) => ready,
+            None => self.control.slot.ready()?,
+        };
+        Ok(OwnedFd::as_fd(self.ready.insert(ready)))
+    }
+
+    /// Ends it: SIGTERM to all processes, `cgroup.kill` after the grace. Its verdict is `cancelled`.
+    pub fn cancel(&self) {
+        self.control.cancel();
+    }
+
+    /// Kills it at once. Its verdict is `cancelled`.
+    pub fn kill(&self) {
+        self.control.kill();
+    }
+}
+
+impl CallControl {
+    /// As [`ToolCall::cancel`].
+    pub fn cancel(&self) {
+        self.stop(None);
+    }
+
+    /// As [`ToolCall::kill`].
+    pub fn kill(&self) {
+        self.stop(Some(Duration::ZERO));
+    }
+
+    fn stop(&self, grace: Option<Duration>) {
+        if let Some(id) = self.id {
+            self.inbox.stop(id, Stopped::Cancelled("the caller".into()), grace);
+        }
+    }
+
+    /// Stops (or continues) all processes of the call where they are: `cgroup.freeze`.
+    ///
+    /// # Errors
+    /// `NotFound` when the call is over.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        self.cgroup.freeze(frozen)
+    }
+
+    /// As [`ToolCall::usage`].
+    pub fn usage(&self) -> Usage {
+        self.slot.usage().unwrap_or_else(|| {
+            let now = Usage::read(&self.cgroup);
+            // It may have ended while we read: then the last word was said before.
+            self.slot.usage().unwrap_or(now)
+        })
+    }
+}
+
+impl Drop for ToolCall {
+    fn drop(&mut self) {
+        if !self.is_finished() {
+            self.kill();
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The cgroups below a session: `agent`, `calls` and `background`.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use serde_json::json;
+
+use super::Origins;
+use crate::call::Ancestors;
+use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, Lock};
+use crate::limits::Limits;
+use crate::runtime::MADE;
+use crate::{Error, ErrorKind, Result};
+
+/// On a call that is killed from outside: by whom, as text.
+pub(crate) const KILLED: &str = "user.agentcg.killed";
+/// On a call: what it is, as JSON, for whoever looks at the tree.
+pub(crate) const CALL: &str = "user.agentcg.call";
+/// An attribute has at most 64 KiB; nobody reads that much of a command.
+const MAX_COMMAND: usize = 4096;
+/// The OOM killer takes tool calls before their harness.
+const RAISE_BY: i32 = 500;
+/// Killed processes are gone within ms; one in an uninterruptible sleep may stay.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn open_or_create(parent: &Cgroup, name: &str) -> Result<Cgroup> {
+    let name = CgroupName::new(name)?;
+    match parent.create_child(&name) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name),
+        made => made,
+    }
+}
+
+fn usable(cgroup: &Cgroup) -> Result<Vec<Controller>> {
+    let all = cgroup.controllers()?;
+    Ok(all.into_iter().filter(|c| Controller::USED.contains(c)).collect())
+}
+
+/// Moves the processes of one cgroup (not of its children) to another.
+pub(crate) fn move_all(from: &Cgroup, to: &Cgroup) -> Result<()> {
+    // They may fork meanwhile; each round leaves fewer to do so.
+    for _ in 0..100 {
+        let pids = from.procs()?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for pid in pids {
+            match to.move_pid(pid) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                moved => moved?,
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::Busy, "processes fork faster than they can be moved out of")
+        .at(from.path()))
+}
+
+/// The harness's cgroup.
+pub(super) fn agent(session: &Cgroup, limits: &Limits) -> Result<Cgroup> {
+    let agent = open_or_create(session, "agent")?;
+    let handed_on = session.subtree_control()?;
+    let mut limits = limits.clone();
+    if handed_on.contains(&Controller::Memory) {
+        limits.memory_low.get_or_insert(Limit::Max);
+    }
+    limits.apply(&agent, &handed_on)?;
+    Ok(agent)
+}
+
+/// Kills every call below a session, and its background, with a note that says who it was.
+pub(crate) fn kill_calls(session: &Cgroup, by: &str) -> Result<()> {
+    for child in session.children()? {
+        match child.path().file_name().and_then(|n| n.to_str()) {
+            Some("calls") => {
+                for call in child.children()? {
+                    kill_call(&call, by)?;
+                }
+            }
+            Some("background") => child.kill()?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Kills a call; its verdict is then `cancelled`, by the one who is named.
+pub(crate) fn kill_call(call: &Cgroup, by: &str) -> Result<()> {
+    let killed = cgroup::set_attribute(call, KILLED, by.as_bytes()).and_then(|()| call.kill());
+    match killed {
+        // It was just over.
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        killed => killed,
+    }
+}
+
+/// What becomes of calls without an owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Orphans {
+    #[default]
+    Kill,
+    /// Their processes go where the session's processes go.
+    MoveOut,
+}
+
+/// Ends a session that nobody uses: its calls are killed, other processes go home, all is removed.
+pub(crate) fn dissolve(
+    session: &Cgroup,
+    origins: &Origins,
+    outside: &Path,
+    orphans: Orphans,
+) -> Result<()> {
+    session.walk(&mut |c| {
+        if c.events()?.frozen {
+            c.freeze(false)?;
+        }
+        Ok(())
+    })?;
+    if orphans == Orphans::Kill {
+        for name in ["calls", "background"] {
+            if let Ok(cgroup) = session.child(&CgroupName::new(name)?) {
+                cgroup.kill()?;
+                cgroup.wait_populated(false, KILL_TIMEOUT)?;
+            }
+        }
+    }
+    session.walk(&mut |c| origins.evacuate(c, outside))?;
+    session.remove_tree()
+}
+
+/// Removes calls whose owner is dead from a session that others still use.
+pub(crate) fn remove_orphans(session: &Cgroup, outside: &Path, orphans: Orphans) -> Result<()> {
+    let Ok(calls) = session.child(&CgroupName::new("calls")?) else { return Ok(()) };
+    for call in calls.children()? {
+        // An owner takes the lock before it sets the mark.
+        if !cgroup::has_attribute(&call, MADE)? {
+            continue;
+        }
+        let Ok(_lock) = cgroup::lock(&call, Lock::Owner) else { continue };
+        if orphans == Orphans::Kill {
+            call.kill()?;
+            call.wait_populated(false, KILL_TIMEOUT)?;
+        }
+        call.walk(&mut |c| Origins::default().evacuate(c, outside))?;
+        call.remove_tree()?;
+    }
+    Ok(())
+}
+
+/// The calls of a session.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    session: String,
+    home: std::path::PathBuf,
+    cgroup: Cgroup,
+    controllers: Vec<Controller>,
+    /// Other processes may have calls here too.
+    shared: bool,
+    /// Of our calls, unless they say otherwise.
+    oom_score_adj: Option<i32>,
+    ancestors: Ancestors,
+    next: AtomicU64,
+    live: Mutex<Live>,
+    idle: Condvar,
+}
+
+/// The calls of this process that run.
+#[derive(Debug, Default)]
+struct Live {
+    names: BTreeMap<u64, String>,
+    started: u64,
+}
+
+/// A call that counts as running, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    calls: Arc<Calls>,
+    number: u64,
+    alone_at_start: bool,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut live = self.calls.live.lock();
+        live.names.remove(&self.number);
+        if live.names.is_empty() {
+            self.calls.idle.notify_all();
+        }
+    }
+}
+
+impl Calls {
+    /// Makes room for calls: a cgroup that hands controllers on may not hold processes itself, so
+    /// those of the session move to its `agent` cgroup first.
+    pub(super) fn make(
+        name: &str,
+        session: &Cgroup,
+        protection: &Limits,
+        shared: bool,
+    ) -> Result<Self> {
+        let controllers = usable(session)?;
+        if !session.procs()?.is_empty() {
+            move_all(session, &open_or_create(session, "agent")?)?;
+        }
+        session.enable(&controllers)?;
+        if session.child(&CgroupName::new("agent")?).is_ok() {
+            agent(session, protection)?;
+        }
+        let cgroup = open_or_create(session, "calls")?;
+        cgroup.enable(&controllers)?;
+        Ok(Self {
+            session: name.to_owned(),
+            home: session.path().to_owned(),
+            ancestors: Ancestors::open(&cgroup),
+            cgroup,
+            controllers,
+            shared,
+            oom_score_adj: super::origins::oom_score_adj(std::process::id() as i32)
+                .map(|ours| (ours.max(0) + RAISE_BY).min(1000)),
+            next: AtomicU64::new(1),
+            live: Mutex::default(),
+            idle: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn session(&self) -> &str {
+        &self.session
+    }
+
+    pub(crate) fn ancestors(&self) -> &Ancestors {
+        &self.ancestors
+    }
+
+    pub(crate) fn oom_score_adj(&self) -> Option<i32> {
+        self.oom_score_adj
+    }
+
+    /// No other call of the session ran beside this one.
+    pub(crate) fn was_alone(&self, presence: &Presence) -> bool {
+        presence.alone_at_start
+            && self.live.lock().started == presence.number
+            // Those of other processes are seen only while they are there.
+            && !(self.shared && self.cgroup.children().is_ok_and(|c| c.len() > 1))
+    }
+
+    pub(super) fn new_call(self: Arc<Self>, name: Option<&str>) -> Result<NewCall> {
+        let cgroup = match name {
+            Some(name) => self.cgroup.create_child(&CgroupName::new(name)?)?,
+            None => loop {
+                let n = self.next.fetch_add(1, Ordering::Relaxed);
+                let name = CgroupName::new(format!("{}-{n}", std::process::id()))?;
+                match self.cgroup.create_child(&name) {
+                    // Of a process that had our pid before.
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                    made => break made?,
+                }
+            },
+        };
+        // Locked before it is marked: a mark without a lock is a leftover.
+        let lock = cgroup::lock(&cgroup, Lock::Owner)
+            .and_then(|lock| cgroup::set_attribute(&cgroup, MADE, b"1").map(|()| lock));
+        let lock = match lock {
+            Ok(lock) => lock,
+            Err(e) => {
+                cgroup.remove()?;
+                return Err(e);
+            }
+        };
+        let name = cgroup.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut live = self.live.lock();
+        live.started += 1;
+        let number = live.started;
+        let alone_at_start = live.names.is_empty();
+        live.names.insert(number, name.clone());
+        drop(live);
+        let presence = Presence { calls: self.clone(), number, alone_at_start };
+        Ok(NewCall(Some(Parts { calls: self, cgroup: Arc::new(cgroup), lock, presence, name })))
+    }
+
+    /// Moves what is left of a call to the session's `background`; returns the processes.
+    pub(crate) fn move_to_background(&self, call: &Cgroup) -> Vec<i32> {
+        let mut moved = Vec::new();
+        let done = Cgroup::open(&self.home)
+            .and_then(|home| open_or_create(&home, "background"))
+            .and_then(|background| {
+                // As with every move: they may fork meanwhile.
+                for _ in 0..100 {
+                    let before = moved.len();
+                    call.walk(&mut |c| {
+                        for pid in c.procs()? {
+                            if background.move_pid(pid).is_ok() {
+                                moved.push(pid);
+                            }
+                        }
+                        Ok(())
+                    })?;
+                    if moved.len() == before {
+                        break;
+                    }
+                }
+                Ok(())
+            });
+        if let Err(e) = done {
+            tracing::warn!("{e}");
+        }
+        moved
+    }
+
+    /// Kills the calls of this process and waits until they are over.
+    pub(super) fn end(&self) {
+        let mut live = self.live.lock();
+        for name in live.names.values() {
+            let killed = CgroupName::new(name.clone())
+                .and_then(|name| self.cgroup.child(&name))
+                .and_then(|call| kill_call(&call, "the end of the session"));
+            if let Err(e) = killed
+                && e.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!("{e}");
+            }
+        }
+        while !live.names.is_empty() {
+            if self.idle.wait_for(&mut live, 2 * KILL_TIMEOUT).timed_out() {
+                tracing::warn!("{} calls of session {} do not end", live.names.len(), self.session);
+                return;
+            }
+        }
+    }
+}
+
+/// The cgroup of a call that is about to be started. Dropping it removes the cgroup.
+#[derive(Debug)]
+pub(crate) struct NewCall(Option<Parts>);
+
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub calls: Arc<Calls>,
+    pub cgroup: Arc<Cgroup>,
+    pub lock: OwnedFd,
+    pub presence: Presence,
+    pub name: String,
+}
+
+impl NewCall {
+    fn parts(&self) -> &Parts {
+        // It is taken only by `into_parts`, which consumes it.
+        self.0.as_ref().unwrap_or_else(|| unreachable!())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.parts().name
+    }
+
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.parts().cgroup
+    }
+
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.parts().calls
+    }
+
+    pub(crate) fn configure(&self, limits: &Limits, oom_group: bool) -> Result<()> {
+        let Parts { calls, cgroup, .. } = self.parts();
+        limits.apply(cgroup, &calls.controllers)?;
+        if oom_group && calls.controllers.contains(&Controller::Memory) {
+            cgroup.write("memory.oom.group", "1")?;
+        }
+        Ok(())
+    }
+
+    /// Says on the cgroup what the call is; for people only, so what fails is left out.
+    pub(crate) fn describe(&self, command: &[String]) {
+        let mut text = command.join(" ");
+        text.truncate(text.floor_char_boundary(MAX_COMMAND));
+        let started = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as u64);
+        let owner = std::process::id();
+        let call = json!({ "command": text, "owner": owner, "started_ms": started });
+        let _ = cgroup::set_attribute(self.cgroup(), CALL, call.to_string().as_bytes());
+    }
+
+    pub(crate) fn into_parts(mut self) -> Parts {
+        self.0.take().unwrap_or_else(|| unreachable!())
+    }
+}
+
+impl Drop for NewCall {
+    fn drop(&mut self) {
+        if let Some(parts) = self.0.take()
+            && let Err(e) = parts.cgroup.remove()
+        {
+            tracing::warn!("{e}");
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Tool calls: how they are started, watched and ended.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agentcg_core::{
+    Cgroup, Ended, ErrorKind, Limit, LimitFile, Outcome, Runtime, Session, SessionConfig, Stdio,
+    Verdict, mount_point, own_path,
+};
+use anyhow::{Context, Result, ensure};
+
+use crate::support::{Need, Test, eventually, kind_of};
+
+const HERE: &[Need] = &[Need::Root, Need::Cgroup2];
+const LIMITS: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers];
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test { name: "calls::as_std_process_does", needs: HERE, run: as_std_process },
+        Test { name: "calls::born_in_their_cgroup", needs: HERE, run: born_inside },
+        Test { name: "calls::limits_are_on_the_cgroup", needs: LIMITS, run: limits },
+        Test { name: "calls::what_cannot_be_started_says_why", needs: HERE, run: not_started },
+        Test { name: "calls::bad_input_leaves_nothing", needs: HERE, run: bad_input },
+        Test { name: "calls::nothing_survives_the_end", needs: HERE, run: nothing_survives },
+        Test { name: "calls::nothing_survives_a_timeout", needs: HERE, run: timeout },
+        Test { name: "calls::stopped_and_frozen_ones_end_too", needs: HERE, run: stopped },
+        Test { name: "calls::cancelled_killed_and_dropped", needs: HERE, run: cancelled },
+        Test {
+            name: "calls::background_processes_live_until_the_session_ends",
+            needs: HERE,
+            run: background,
+        },
+        Test { name: "calls::output_is_bounded", needs: HERE, run: bounded_output },
+        Test { name: "calls::input_and_pipes", needs: HERE, run: pipes },
+        Test {
+            name: "calls::a_status_collected_by_others_is_found",
+            needs: HERE,
+            run: stolen_status,
+        },
+        Test { name: "calls::many_at_once", needs: HERE, run: many },
+        Test { name: "calls::the_time_line_shows_growth", needs: LIMITS, run: timeline },
+        Test { name: "calls::end_with_their_session", needs: HERE, run: session_ends },
+        Test { name: "calls::the_harness_moves_aside", needs: LIMITS, run: harness },
+        Test { name: "calls::several_processes_share_a_session", needs: HERE, run: shared },
+    ]
+}
+
+/// A runtime of one test, with a session; at the end its root must be gone.
+pub struct Place {
+    session: Option<Session>,
+    runtime: Option<Runtime>,
+    root: PathBuf,
+}
+
+impl Place {
+    pub fn new() -> Result<Self> {
+        Self::with(SessionConfig::default())
+    }
+
+    pub fn with(config: SessionConfig) -> Result<Self> {
+        let root = mount_point()?.join(format!("agentcg-calls-{}", std::process::id()));
+        let runtime = Runtime::builder().root(&root).build()?;
+        let session = runtime.session("s", config)?;
+        Ok(Self { session: Some(session), runtime: Some(runtime), root })
+    }
+
+    pub fn session(&self) -> &Session {
+        self.session.as_ref().expect("open")
+    }
+
+    pub fn sh(&self, script: &str) -> agentcg_core::Command<'_> {
+        let mut command = self.session().command("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    pub fn close(mut self) -> Result<()> {
+        self.session = None;
+        self.runtime = None;
+        ensure!(!self.root.exists(), "{} is left", self.root.display());
+        Ok(())
+    }
+}
+
+fn text(outcome: &Outcome) -> String {
+    outcome
+        .stdout
+        .as_ref()
+        .map(|o| String::from_utf8_lossy(&o.bytes).into_owned())
+        .unwrap_or_default()
+}
+
+fn exited(outcome: &Outcome, status: i32) -> Result<()> {
+    ensure!(matches!(outcome.ended, Ended::Exited(s) if s == status), "{outcome:?}");
+    Ok(())
+}
+
+fn gone(pid: i32) -> bool {
+    // A zombie whose new parent is slow to collect it is dead all the same.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_or(true, |s| s.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+}
+
+fn as_std_process() -> Result<()> {
+    let place = Place::new()?;
+    let dir = tempfile::tempdir()?;
+    let outcome = place
+        .sh("pwd; umask; ulimit -n; echo $A-$B-$HOME; id -u; id -G; echo oops >&2; exit 7")
+        .current_dir(dir.path())
+        .umask(0o27)
+        .rlimit(libc::RLIMIT_NOFILE, 100, 200)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("A", "a b")
+        .env("B", "x")
+        .env_remove("B")
+        .uid(65534)
+        .gid(65533)
+        .output()?;
+    exited(&outcome, 7)?;
+    ensure!(outcome.verdict == Verdict::Failed);
+    let expected =
+        format!("{}\n0027\n100\na b--\n65534\n65533\n", dir.path().canonicalize()?.display());
+    // The directory must be open to the other user for pwd to see it.
+    ensure!(text(&outcome).lines().skip(1).eq(expected.lines().skip(1)), "{outcome:?}");
+    ensure!(outcome.stderr.as_ref().is_some_and(|e| e.bytes.ends_with(b"oops\n")));
+    // SIGPIPE and the signal mask are as programs expect them.
+    let outcome =
+        place.sh("yes | head -n 1; grep -E 'SigBlk|SigIgn' /proc/self/status").output()?;
+    ensure!(text(&outcome).starts_with("y\n"));
+    ensure!(text(&outcome).matches("0000000000000000").count() == 2, "{outcome:?}");
+    let outcome = place.sh("ps -o sid= -p $$; echo $$").new_session(true).output()?;
+    let words: Vec<_> = text(&outcome).split_whitespace().map(str::to_owned).collect();
+    ensure!(words[0] == words[1], "{outcome:?}");
+    place.close()
+}
+
+fn born_inside() -> Result<()> {
+    let place = Place::new()?;
+    let outcome =
+        place.sh("cat /proc/self/cgroup; echo $AGENTCG_CALL $AGENTCG_SESSION").output()?;
+    let inside = format!("/s/calls/{}\n{} s\n", outcome.call, outcome.call);
+    ensure!(text(&outcome).ends_with(&inside), "{outcome:?}");
+    ensure!(!outcome.cgroup.exists());
+    let named = place.session().command("true").name("build").status()?;
+    ensure!(named.call == "build" && named.verdict == Verdict::Completed);
+    place.close()
+}
+
+fn limits() -> Result<()> {
+    let place = Place::new()?;
+    let mut limits = agentcg_core::Limits::default();
+    limits.memory_max = Some(Limit::Value(64 << 20));
+    limits.pids_max = Some(Limit::Value(20));
+    limits.cpu_max = Some(0.5);
+    let mut call = place.session().command("cat");
+    let mut call = call.limits(limits).stdin(Stdio::Piped).stdout(Stdio::Null).spawn()?;
+    let cgroup = Cgroup::open(call.path())?;
+    ensure!(cgroup.limit(LimitFile::MemoryMax)? == Limit::Value(64 << 20));
+    ensure!(cgroup.limit(LimitFile::PidsMax)? == Limit::Value(20));
+    ensure!(cgroup.read("cpu.max")? == "50000 100000\n");
+    ensure!(cgroup.read("memory.oom.group")? == "1\n");
+    let score =
+        std::fs::read_to_string(format!("/proc/{}/oom_score_adj", call.pid().context("pid")?))?;
+    ensure!(score == "500\n", "{score}");
+    call.stdin = None;
+    exited(&call.wait(), 0)?;
+    place.close()
+}
+
+fn not_started() -> Result<()> {
+    let place = Place::new()?;
+    let not_executable = tempfile::NamedTempFile::new()?;
+    let cases = [
+        ("no-such-program-here", libc::ENOENT),
+        ("/etc", libc::EACCES),
+        (not_executable.path().to_str().context("path")?, libc::EACCES),
+    ];
+    for (program, errno) in cases {
+        let outcome = place.session().command(program).output()?;
+        ensure!(outcome.verdict == Verdict::SpawnFailed);
+        let Ended::NotStarted(e) = &outcome.ended else { anyhow::bail!("{outcome:?}") };
+        ensure!(e.errno() == Some(errno) && e.to_string().contains(program), "{e}");
+    }
+    let outcome = place.session().command("true").current_dir("/nowhere").output()?;
+    ensure!(matches!(&outcome.ended, Ended::NotStarted(e) if e.to_string().contains("/nowhere")));
+    place.close()
+}
+
+fn bad_input() -> Result<()> {
+    let place = Place::new()?;
+    let mut command = place.session().command("true");
+    ensure!(kind_of(command.name("a/b").spawn())? == ErrorKind::InvalidInput);
+    for program in ["", "a\0b"] {
+        ensure!(kind_of(place.session().command(program).spawn())? == ErrorKind::InvalidInput);
+    }
+    let s = place.session();
+    ensure!(kind_of(s.command("true").arg("a\0b").spawn())? == ErrorKind::InvalidInput);
+    ensure!(kind_of(s.command("true").env("a=b", "").spawn())? == ErrorKind::InvalidInput);
+    ensure!(kind_of(s.command("true").oom_score_adj(2000).spawn())? == ErrorKind::InvalidInput);
+    ensure!(kind_of(s.command("true").stdin(Stdio::Capture).spawn())? == ErrorKind::InvalidInput);
+    let mut limits = agentcg_core::Limits::default();
+    limits.cpu_weight = Some(0);
+    ensure!(kind_of(s.command("true").limits(limits).spawn())? == ErrorKind::InvalidInput);
+    let _one = s.command("sleep").arg("100").name("one").spawn()?;
+    ensure!(kind_of(s.command("true").name("one").spawn())? == ErrorKind::AlreadyExists);
+    drop(_one);
+    place.close()
+}
+
+/// What a command may leave behind. Each prints the pids of it.
+const LEFTOVERS: [&str; 5] = [
+    "sleep 1000 & echo $!",
+    "setsid sleep 1000 & echo $!",
+    "sh -c 'setsid sleep 1000 & echo $!'",
+    "sh -c 'trap \"\" TERM HUP INT; while :; do sleep 1; done' & echo $!",
+    "exec 1>/dev/null 2>&1 0</dev/null; sleep 1000 & wait",
+];
+
+fn pids_in(outcome: &Outcome) -> Vec<i32> {
+    text(outcome).split_whitespace().filter_map(|w| w.parse().ok()).collect()
+}
+
+fn nothing_survives() -> Result<()> {
+    let place = Place::new()?;
+    for script in &LEFTOVERS[..4] {
+        let outcome = place.sh(script).output()?;
+        exited(&outcome, 0)?;
+        ensure!(outcome.killed_processes > 0, "{script}: {outcome:?}");
+        let pids = pids_in(&outcome);
+        ensure!(!pids.is_empty() && pids.iter().all(|p| gone(*p)), "{script}: {pids:?}");
+        ensure!(!outcome.cgroup.exists());
+    }
+    place.close()
+}
+
+fn timeout() -> Result<()> {
+    let place = Place::new()?;
+    for script in LEFTOVERS {
+        let outcome = place
+            .sh(&format!("{script}; trap '' TERM; while :; do sleep 0.05; done"))
+            .timeout(Duration::from_millis(300))
+            .grace(Duration::from_millis(200))
+            .output()?;
+        ensure!(outcome.verdict == Verdict::TimedOut, "{script}: {outcome:?}");
+        ensure!(outcome.duration < Duration::from_secs(10), "{outcome:?}");
+        ensure!(pids_in(&outcome).iter().all(|p| gone(*p)));
+    }
+    // SIGTERM is heard, and its handler's exit status is told.
+    let outcome = place
+        .sh("trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done")
+        .timeout(Duration::from_millis(300))
+        .grace(Duration::from_secs(60))
+        .output()?;
+    ensure!(outcome.verdict == Verdict::TimedOut && text(&outcome).contains("bye"), "{outcome:?}");
+    exited(&outcome, 3)?;
+    place.close()
+}
+
+fn stopped() -> Result<()> {
+    let place = Place::new()?;
+    let outcome = place
+        .sh("kill -STOP $$")
+        .timeout(Duration::from_millis(300))
+        .grace(Duration::ZERO)
+        .output()?;
+    ensure!(outcome.verdict == Verdict::TimedOut);
+    let call = place.sh("while :; do :; done").stdout(Stdio::Null).spawn()?;
+    call.control().freeze(true)?;
+    let cgroup = Cgroup::open(call.path())?;
+    ensure!(cgroup.wait_frozen(true, Duration::from_secs(10))?);
+    call.kill();
+    ensure!(call.wait().verdict == Verdict::Cancelled);
+    // Held by a tracer.
+    let call = place.session().command("sleep").arg("1000").spawn()?;
+    let pid = call.pid().context("pid")?;
+    // SAFETY: ptrace on a process that we started; no memory is passed.
+    unsafe {
+        ensure!(libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) == 0);
+        ensure!(libc::ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0) == 0);
+    }
+    call.kill();
+    let outcome = call.wait();
+    ensure!(outcome.verdict == Verdict::Cancelled && gone(pid), "{outcome:?}");
+    place.close()
+}
+
+fn cancelled() -> Result<()> {
+    let place = Place::new()?;
+    let call = place.sh("trap 'exit 5' TERM; while :; do sleep 0.05; done").spawn()?;
+    std::thread::sleep(Duration::from_millis(200));
+    let control = call.control().clone();
+    std::thread::spawn(move || control.cancel());
+    let outcome = call.wait();
+    ensure!(outcome.verdict == Verdict::Cancelled);
+    exited(&outcome, 5)?;
+    let call = place.session().command("sleep").arg("1000").spawn()?;
+    let (pid, path) = (call.pid().context("pid")?, call.path().to_owned());
+    drop(call);
+    eventually("the dropped call is gone", || Ok(gone(pid) && !path.exists()))?;
+    place.close()
+}
+
+fn background() -> Result<()> {
+    let place = Place::new()?;
+    let outcome = place.sh("sleep 1000 & echo $!").background(true).output()?;
+    exited(&outcome, 0)?;
+    let pids = pids_in(&outcome);
+    ensure!(pids == outcome.background && !gone(pids[0]), "{outcome:?}");
+    ensure!(agentcg_core::path_of(pids[0])? == place.session().path().join("background"));
+    place.close()?;
+    ensure!(gone(pids[0]));
+    Ok(())
+}
+
+fn bounded_output() -> Result<()> {
+    let place = Place::new()?;
+    let outcome =
+        place.sh("echo first; yes | head -c 3000000; echo last").capture_limit(1000).output()?;
+    let out = outcome.stdout.context("no output")?;
+    ensure!(out.bytes.len() == 1000 && out.total == 3_000_011 && out.cut_at == Some(500));
+    ensure!(out.bytes.starts_with(b"first\n") && out.bytes.ends_with(b"last\n"));
+    // All of it where it fits, and one stream for both.
+    let outcome = place.sh("echo a; echo b >&2; echo c").stderr(Stdio::Stdout).output()?;
+    ensure!(text(&outcome) == "a\nb\nc\n", "{outcome:?}");
+    place.close()
+}
+
+fn pipes() -> Result<()> {
+    let place = Place::new()?;
+    let big: Vec<u8> = (0..1_000_000u32).map(|i| i as u8).collect();
+    let outcome = place.session().command("cat").stdin(Stdio::Bytes(big.clone())).output()?;
+    ensure!(outcome.stdout.is_some_and(|o| o.bytes == big));
+    // Nobody reads it.
+    exited(&place.session().command("true").stdin(Stdio::Bytes(big)).output()?, 0)?;
+    let mut call = place.session().command("cat");
+    let mut call = call.stdin(Stdio::Piped).stdout(Stdio::Piped).spawn()?;
+    call.stdin.take().context("stdin")?.write_all(b"hello")?;
+    let mut said = String::new();
+    call.stdout.take().context("stdout")?.read_to_string(&mut said)?;
+    ensure!(said == "hello");
+    exited(&call.wait(), 0)?;
+    let file = tempfile::tempfile()?;
+    exited(&place.sh("echo in a file").stdout(file.try_clone()?).spawn()?.wait(), 0)?;
+    ensure!(file.metadata()?.len() == 10);
+    place.close()
+}
+
+fn stolen_status() -> Result<()> {
+    let place = Place::new()?;
+    let call = place.sh("sleep 0.2; exit 9").spawn()?;
+    let mut status = 0;
+    // SAFETY: waitpid writes to `status`.
+    let got = unsafe { libc::waitpid(-1, &mut status, 0) };
+    let ours = Some(got) == call.pid();
+    let outcome = call.wait();
+    // The kernel keeps the status in the pidfd since 6.15; before, it is said to be unknown.
+    let known = matches!(outcome.ended, Ended::Exited(9));
+    let unknown = matches!(outcome.ended, Ended::Unknown(_));
+    ensure!(known || (ours && unknown), "{outcome:?}");
+    place.close()
+}
+
+fn many() -> Result<()> {
+    let place = Place::new()?;
+    let fds = || std::fs::read_dir("/proc/self/fd").map(|d| d.count());
+    place.session().command("true").status()?;
+    let before = fds()?;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..8)
+            .map(|i| {
+                let place = &place;
+                scope.spawn(move || -> Result<()> {
+                    for k in 0..20 {
+                        let code = (i * 20 + k) % 120;
+                        let outcome = place.sh(&format!("echo {code}; exit {code}")).output()?;
+                        exited(&outcome, code)?;
+                        ensure!(text(&outcome) == format!("{code}\n"));
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        workers.into_iter().try_for_each(|w| w.join().expect("no panic"))
+    })?;
+    ensure!(fds()? == before, "descriptors were {before}, now {}", fds()?);
+    place.close()
+}
+
+fn timeline() -> Result<()> {
+    let place = Place::new()?;
+    let outcome = place
+        .session()
+        .command("python3")
+        .args([
+            "-c",
+            "import time\na=[]\nfor i in range(10):\n a.append(b'x'*4_000_000); time.sleep(.1)",
+        ])
+        .sample(Duration::from_millis(50))
+        .output()?;
+    exited(&outcome, 0)?;
+    let line = &outcome.timeline;
+    ensure!(line.len() >= 5 && line.is_sorted_by_key(|s| s.at_ms), "{line:?}");
+    let most = line.iter().filter_map(|s| s.memory_bytes).max().context("no memory")?;
+    ensure!(most > 30_000_000, "{line:?}");
+    place.close()
+}
+
+fn session_ends() -> Result<()> {
+    let place = Place::new()?;
+    let call = place.session().command("sleep").arg("1000").spawn()?;
+    let since = Instant::now();
+    place.close()?;
+    ensure!(since.elapsed() < Duration::from_secs(5));
+    ensure!(call.is_finished());
+    ensure!(!call.wait().success());
+    Ok(())
+}
+
+fn harness() -> Result<()> {
+    let place = Place::new()?;
+    let mut harness = crate::support::Worker::start("sleep")?;
+    let home = agentcg_core::path_of(harness.pid())?;
+    place.session().move_pid(harness.pid())?;
+    ensure!(agentcg_core::path_of(harness.pid())? == place.session().path());
+    exited(&place.sh("exit 0").status()?, 0)?;
+    let agent = place.session().path().join("agent");
+    ensure!(agentcg_core::path_of(harness.pid())? == agent);
+    ensure!(Cgroup::open(&agent)?.limit(LimitFile::MemoryLow)? == Limit::Max);
+    let late = crate::support::Worker::start("sleep")?;
+    place.session().move_agent(late.pid())?;
+    ensure!(agentcg_core::path_of(late.pid())? == agent);
+    let score = |pid| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+    ensure!(score(late.pid())? == "-500\n");
+    place.close()?;
+    ensure!(agentcg_core::path_of(harness.pid())? == home);
+    ensure!(score(late.pid())? == "0\n");
+    harness.go()?;
+    Ok(())
+}
+
+fn shared() -> Result<()> {
+    let root = mount_point()?.join(format!("agentcg-shared-{}", std::process::id()));
+    let own = own_path()?;
+    let join = || -> Result<(Session, Runtime)> {
+        let runtime = Runtime::builder().root(&root).shared(true).build()?;
+        Ok((runtime.session("s", SessionConfig::default())?, runtime))
+    };
+    let (first, first_runtime) = join()?;
+    let (second, second_runtime) = join()?;
+    exited(&first.command("true").status()?, 0)?;
+    let call = second.command("sleep").arg("1000").spawn()?;
+    // The first leaves; what the second runs is untouched.
+    drop((first, first_runtime));
+    ensure!(!call.wait_timeout(Duration::from_millis(200)) && call.path().exists());
+    call.kill();
+    ensure!(call.wait().verdict == Verdict::Cancelled);
+    drop((second, second_runtime));
+    ensure!(!root.exists());
+    ensure!(own_path()? == own);
+    Ok(())
+}
