@@ -146,8 +146,7 @@ impl FromStr for IoMax {
         let mut words = s.split_whitespace();
         let device = words.next().and_then(|w| w.split_once(':')).ok_or_else(|| bad(form))?;
         let number = |n: &str| n.parse().map_err(|_| bad(form));
-        let mut max =
-            Self { device: (number(device.0)?, number(device.1)?), ..Self::default() };
+        let mut max = Self { device: (number(device.0)?, number(device.1)?), ..Self::default() };
         for word in words {
             let (key, value) = word.split_once('=').ok_or_else(|| bad(form))?;
             let value = crate::parse_size(value)?;
