@@ -13,6 +13,8 @@ mod advice;
 mod evidence;
 mod oom;
 mod outcome;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod verdict;
 

@@ -132,7 +132,8 @@ impl Evidence {
         self.ended != Ended::Exited(0)
     }
 
-    fn at(&self, scope: Scope) -> bool {
+    /// Nobody but the call can have met the limits of this level.
+    fn has_alone(&self, scope: Scope) -> bool {
         scope == Scope::Call || scope == Scope::Session && self.alone
     }
 }
@@ -228,7 +229,7 @@ fn refused_fork(e: &Evidence) -> Option<Cause> {
         });
     }
     let level = e.levels.iter().find(|l| l.refused())?;
-    let certain = e.at(level.scope);
+    let certain = e.has_alone(level.scope);
     Some(level.cause("pids.max", if certain { Effect::Hampered } else { Effect::Possible }))
 }
 
@@ -266,7 +267,7 @@ fn memory_stall(e: &Evidence) -> Option<Cause> {
     match e.levels.iter().find(|l| l.memory(|m| m.high.max(m.max))) {
         Some(level) => {
             let limit = if level.memory(|m| m.high) { "memory.high" } else { "memory.max" };
-            let certain = e.at(level.scope);
+            let certain = e.has_alone(level.scope);
             Some(level.cause(limit, if certain { Effect::Hampered } else { Effect::Possible }))
         }
         // Only who counts at every level can say that no cgroup's limit was met.
