@@ -39,11 +39,11 @@ pub enum ErrorKind {
 }
 
 /// What failed, on which object, what the kernel said and what can be done about it.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(Box<Inner>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Inner {
     kind: ErrorKind,
     what: Cow<'static, str>,

@@ -45,12 +45,13 @@ mod units;
 /// What reads foreign bytes, for the fuzz targets; not part of the interface.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::call::parse_kernel_log;
     pub use crate::events::{check, decode_event as decode};
 }
 
 pub use call::{
-    CallControl, Captured, Cause, Command, Ended, Outcome, Sample, Scope, Stdio, Suggestion,
-    Survivor, ToolCall, Usage, Verdict, Victim,
+    CallControl, Captured, Cause, Command, Effect, Ended, Outcome, Sample, Scope, Stdio,
+    Suggestion, Survivor, ToolCall, Usage, Verdict, Victim,
 };
 pub use cgroup::{
     Cgroup, CgroupName, Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents,

@@ -1,27 +1,91 @@
 //! What is known about the end of a call: counters before and after at each level of the tree.
 
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
-use super::outcome::{Ended, Outcome, Stopped};
-use crate::cgroup::Cgroup;
+use rustix::fs::OFlags;
+
+use super::outcome::{Ended, Outcome, Scope, Stopped};
+use super::usage::{Files, Met, Usage};
+use super::verdict::{Evidence, Level, LevelLimits, MEMORY_STALL_SHARE, THROTTLED_SHARE, decide};
+use super::{advice, oom};
+use crate::cgroup::{Cgroup, CpuMax, Limit, MemoryEvents, cpu_stat_local, pids_events};
 use crate::limits::Limits;
 
-/// The cgroups above a call, from `SESSION/calls` up to the mount point, with their event files kept open.
+/// The attribute by which `agentcg kill` says on a call's cgroup who has killed it.
+pub(crate) const KILLED_BY: &CStr = c"user.agentcg.killed";
+
+/// How long ago the end of a call can be when its outcome is made, beyond its duration.
+const TEARDOWN: Duration = Duration::from_secs(30);
+
+/// The cgroups above a call, from `SESSION/calls` up to the mount point, with their event files kept
+/// open: one read each says what was met meanwhile.
 #[derive(Debug)]
-pub(crate) struct Ancestors {}
+pub(crate) struct Ancestors(Vec<Ancestor>);
+
+#[derive(Debug)]
+struct Ancestor {
+    cgroup: Cgroup,
+    scope: Scope,
+    /// `memory.events.local`, kernel 5.2.
+    memory: Option<OwnedFd>,
+    /// `pids.events.local`, kernel 6.11. What `pids.events` counts before says nothing about levels.
+    pids: Option<OwnedFd>,
+}
 
 /// Counters of the ancestors at one moment.
 #[derive(Debug)]
-pub(crate) struct Baseline {}
+pub(crate) struct Baseline(Box<[Met]>);
 
 impl Ancestors {
-    pub(crate) fn open(_calls: &Cgroup) -> Self {
-        Self {}
+    pub(crate) fn open(calls: &Cgroup) -> Self {
+        let mut levels = Vec::new();
+        for (height, path) in calls.path().ancestors().enumerate() {
+            // What is above the mount point is no cgroup.
+            let Ok(cgroup) = Cgroup::open(path) else { break };
+            let open = |file| cgroup.open_file(file, OFlags::RDONLY).ok();
+            let memory = open("memory.events.local");
+            let pids = open("pids.events.local");
+            let scope = if height < 2 { Scope::Session } else { Scope::Ancestor };
+            // The root, and levels without controllers, have no limits. A `pids.max` before 6.11 is
+            // a limit too, though it has nothing to be counted.
+            if memory.is_some() || pids.is_some() || open("pids.max").is_some() {
+                levels.push(Ancestor { cgroup, scope, memory, pids });
+            }
+        }
+        Self(levels)
     }
 
     pub(crate) fn baseline(&self) -> Baseline {
-        Baseline {}
+        Baseline(self.0.iter().map(Ancestor::met).collect())
     }
+
+    /// What each level has met since.
+    fn since<'a>(&'a self, before: &'a Baseline) -> impl Iterator<Item = (&'a Ancestor, Met)> {
+        self.0.iter().zip(&before.0).map(|(level, before)| {
+            let now = level.met();
+            let memory = now.memory.zip(before.memory).map(|(now, before)| now.since(&before));
+            let forks = now.refused_forks.zip(before.refused_forks);
+            let refused_forks = forks.map(|(now, before)| now.saturating_sub(before));
+            (level, Met { memory, refused_forks })
+        })
+    }
+}
+
+impl Ancestor {
+    fn met(&self) -> Met {
+        Met {
+            memory: self.memory.as_ref().and_then(|fd| read_at(fd, MemoryEvents::parse)),
+            refused_forks: self.pids.as_ref().and_then(|fd| read_at(fd, pids_events)),
+        }
+    }
+}
+
+fn read_at<T>(fd: &OwnedFd, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    let mut buf = [0; 512];
+    let n = rustix::io::pread(fd, &mut buf, 0).ok()?;
+    parse(std::str::from_utf8(&buf[..n]).ok()?)
 }
 
 /// All that the lifecycle of a call knows at its end.
@@ -46,40 +110,175 @@ pub(crate) struct End<'a> {
 impl End<'_> {
     /// Reads the counters, decides and explains. What the lifecycle itself knows (output,
     /// survivors, ...) is left at its default for it to fill in.
+    ///
+    /// The cgroup must still be there, with whatever sub-cgroups the call has made.
     pub(crate) fn conclude(self) -> Outcome {
-        use super::outcome::Verdict;
-        let verdict = match (&self.stopped, &self.ended) {
-            (_, Ended::NotStarted(_)) => Verdict::SpawnFailed,
-            (Some(Stopped::TimedOut(_)), _) => Verdict::TimedOut,
-            (Some(_), _) => Verdict::Cancelled,
-            (_, Ended::Exited(0)) => Verdict::Completed,
-            (_, Ended::Signaled { .. }) => Verdict::Signaled,
-            _ => Verdict::Failed,
-        };
+        let (mut evidence, no_victim) = self.gather();
+        let (verdict, cause) = decide(&evidence);
+        let (advice, suggestions) = advice::advise(&evidence, verdict, cause.as_ref());
+        let unavailable = &mut evidence.usage.unavailable;
+        if let Some(why) = no_victim {
+            unavailable.insert("victim", why);
+        }
+        let mut notes = Vec::new();
+        if let Ended::Unknown(why) = &evidence.ended {
+            notes.push(format!("the exit status is not known: {why}"));
+        }
+        if evidence.usage.max_rss_bytes.is_none() {
+            let why = match &evidence.ended {
+                Ended::NotStarted(_) => "the program was not started",
+                _ => "the exit status was collected elsewhere",
+            };
+            unavailable.insert("max_rss_bytes", why.into());
+        }
         Outcome {
-            call: self.call.into(),
-            session: self.session.into(),
-            cgroup: self.cgroup.path().into(),
+            call: self.call.to_owned(),
+            session: self.session.to_owned(),
+            cgroup: self.cgroup.path().to_owned(),
             command: self.command.to_vec(),
             started_at: self.started_at,
             duration: self.duration,
             queued: Duration::ZERO,
-            ended: self.ended,
+            ended: evidence.ended,
             hint: None,
             limits: self.limits.clone(),
             verdict,
-            cause: None,
-            usage: super::usage::Usage::read(self.cgroup),
-            advice: String::new(),
-            suggestions: vec![],
+            cause,
+            usage: evidence.usage,
+            advice,
+            suggestions,
             stdout: None,
             stderr: None,
             killed_processes: 0,
-            background: vec![],
-            survivors: vec![],
-            timeline: vec![],
-            notes: vec![],
-            retries: vec![],
+            background: Vec::new(),
+            survivors: Vec::new(),
+            timeline: Vec::new(),
+            notes,
+            retries: Vec::new(),
         }
     }
+
+    /// The evidence, and why an OOM kill's victim is not known.
+    fn gather(&self) -> (Evidence, Option<String>) {
+        let (mut usage, mut own) = Usage::with_events(self.cgroup);
+        usage.max_rss_bytes = self.max_rss_bytes;
+        let mut levels = self.sub_cgroups(&mut own);
+        let stopped =
+            self.stopped.clone().or_else(|| killed_by(self.cgroup).map(Stopped::Cancelled));
+        let mut evidence = Evidence {
+            ended: self.ended.clone(),
+            stopped,
+            duration: self.duration,
+            alone: self.alone,
+            usage,
+            own,
+            throttled_above_us: None,
+            levels: Vec::new(),
+            kill: None,
+        };
+        let mut no_victim = None;
+        if evidence.oom_killed() {
+            match oom::look_up(self.cgroup.path(), self.duration + TEARDOWN) {
+                Ok(kill) => evidence.kill = Some(kill),
+                Err(why) => no_victim = Some(why),
+            }
+        }
+        if evidence.share(evidence.usage.cpu_stall_us) >= THROTTLED_SHARE {
+            let all = Files::of(self.cgroup).parsed(c"cpu.stat.local", cpu_stat_local).ok();
+            let own = evidence.usage.cpu_throttled_us.unwrap_or(0);
+            evidence.throttled_above_us = all.map(|all| all.saturating_sub(own));
+        }
+        // The rest costs a dozen files a level, and a call that met no limit needs none of it.
+        let risen: Vec<_> = self.ancestors.since(self.before).collect();
+        if is_noteworthy(&evidence) || risen.iter().any(|(_, met)| met.is_any()) {
+            levels.push(level(self.cgroup, Scope::Call, local(self.cgroup)));
+            levels.extend(risen.iter().map(|(a, met)| level(&a.cgroup, a.scope, *met)));
+            evidence.levels = levels;
+        }
+        (evidence, no_victim)
+    }
+
+    /// The sub-cgroups that the call has made and that met a limit. Their counters are in the call's
+    /// own, but for refused forks before kernel 6.11 (and with the mount option
+    /// `memory_localevents`): those are added here.
+    fn sub_cgroups(&self, own: &mut Met) -> Vec<Level> {
+        // A cgroup without children has two links.
+        let has_children = rustix::fs::fstat(self.cgroup.as_fd()).is_ok_and(|s| s.st_nlink > 2);
+        if !has_children {
+            return Vec::new();
+        }
+        let mut levels = Vec::new();
+        // One that vanishes meanwhile ends the walk; the call's own counters remain.
+        let _ = self.cgroup.walk(&mut |cgroup| {
+            if cgroup.path() != self.cgroup.path() {
+                let mut files = Files::of(cgroup);
+                own.include(&Met {
+                    memory: files.parsed(c"memory.events", MemoryEvents::parse).ok(),
+                    refused_forks: files.parsed(c"pids.events", pids_events).ok(),
+                });
+                let met = local(cgroup);
+                if met.is_any() {
+                    levels.push(level(cgroup, Scope::Call, met));
+                }
+            }
+            Ok(())
+        });
+        // The limit that is nearest to the processes comes first.
+        levels.reverse();
+        levels
+    }
+}
+
+impl Met {
+    fn is_any(&self) -> bool {
+        self.refused_forks.is_some_and(|n| n > 0)
+            || self.memory.is_some_and(|m| m.high > 0 || m.max > 0 || m.oom > 0 || m.oom_kill > 0)
+    }
+
+    /// The counters of a descendant, which may be in these already.
+    fn include(&mut self, below: &Met) {
+        self.refused_forks = self.refused_forks.max(below.refused_forks);
+        if let (Some(own), Some(below)) = (&mut self.memory, &below.memory) {
+            own.high = own.high.max(below.high);
+            own.max = own.max.max(below.max);
+            own.oom = own.oom.max(below.oom);
+            own.oom_kill = own.oom_kill.max(below.oom_kill);
+        }
+    }
+}
+
+fn is_noteworthy(e: &Evidence) -> bool {
+    e.own.is_any()
+        || e.share(e.usage.memory_stall_us) >= MEMORY_STALL_SHARE
+        || e.throttled_share(e.usage.cpu_throttled_us) > 0.0
+        || e.throttled_share(e.throttled_above_us) > 0.0
+}
+
+fn local(cgroup: &Cgroup) -> Met {
+    let mut files = Files::of(cgroup);
+    Met {
+        memory: files.parsed(c"memory.events.local", MemoryEvents::parse).ok(),
+        refused_forks: files.parsed(c"pids.events.local", pids_events).ok(),
+    }
+}
+
+fn level(cgroup: &Cgroup, scope: Scope, met: Met) -> Level {
+    let mut files = Files::of(cgroup);
+    let mut limit =
+        |file| files.parsed(file, |t| t.parse::<Limit>().ok()).ok().and_then(Limit::value);
+    let limits = LevelLimits {
+        memory_max: limit(c"memory.max"),
+        memory_high: limit(c"memory.high"),
+        pids_max: limit(c"pids.max"),
+        pids_peak: limit(c"pids.peak"),
+        cpu_cores: files.parsed(c"cpu.max", CpuMax::parse).ok().and_then(|max| max.cores()),
+    };
+    Level { scope, cgroup: cgroup.path().to_owned(), met, limits }
+}
+
+/// Who has killed it, as [`KILLED_BY`] says.
+fn killed_by(cgroup: &Cgroup) -> Option<String> {
+    let mut buf = [0u8; 256];
+    let n = rustix::fs::fgetxattr(cgroup, KILLED_BY, &mut buf[..]).ok()?;
+    Some(String::from_utf8_lossy(&buf[..n]).into_owned())
 }

@@ -8,20 +8,27 @@
 //! | `running.rs` | a call from start to end, as a state machine |
 //! | `supervisor.rs` | the thread that drives all calls of a runtime |
 //! | `processes.rs`, `reap.rs` | the processes of a call; how one ended |
-//! | `usage.rs`, `evidence.rs`, `verdict.rs` | what it took, what is known, what it means |
-//! | `outcome.rs` | [`Outcome`] |
+//! | `usage.rs` | [`Usage`]: what a cgroup took, from the kernel's files |
+//! | `evidence.rs` | the counters of a call and of the cgroups above it, before and after |
+//! | `oom.rs` | the victim and the limit of an OOM kill, from the kernel log |
+//! | `verdict.rs`, `advice.rs` | the verdict, decided from the evidence; what to do about it |
+//! | `outcome.rs` | [`Outcome`]: all of it together, and its JSON |
 //! | `mod.rs` | [`ToolCall`]: the handle |
 
+mod advice;
 mod capture;
 mod clone;
 mod command;
 mod evidence;
+mod oom;
 mod outcome;
 mod processes;
 mod reap;
 mod running;
 mod stdio;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod verdict;
 
@@ -33,16 +40,19 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::cgroup::Cgroup;
 
+pub use advice::Suggestion;
 pub use command::Command;
 pub(crate) use evidence::Ancestors;
+pub use oom::parse as parse_kernel_log;
 use outcome::Stopped;
-pub use outcome::{Captured, Cause, Ended, Outcome, Sample, Scope, Survivor, Verdict, Victim};
+pub use outcome::{
+    Captured, Cause, Effect, Ended, Outcome, Sample, Scope, Survivor, Verdict, Victim,
+};
 use reap::reap;
 pub use stdio::Stdio;
 pub(crate) use supervisor::Supervisor;
 use supervisor::{Inbox, Slot};
 pub use usage::Usage;
-pub use verdict::Suggestion;
 
 /// Our ends of the pipes of a call.
 #[derive(Debug, Default)]

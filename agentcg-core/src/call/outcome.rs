@@ -1,10 +1,14 @@
 //! [`Outcome`]: what came of a tool call, and the types it is made of.
+//!
+//! Its JSON is described by `docs/outcome.schema.json`.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::advice::Suggestion;
 use super::usage::Usage;
 use crate::limits::Limits;
 
@@ -32,7 +36,7 @@ pub enum Verdict {
 }
 
 /// How the main process ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Ended {
     /// By `exit`, with this status.
@@ -82,6 +86,18 @@ pub enum Scope {
     Host,
 }
 
+/// What a [`Cause`] did to the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It ended it.
+    Ended,
+    /// It slowed it, or took a process of it, without being what ended it.
+    Hampered,
+    /// It was met while the call ran, but others may be the ones that it hit.
+    Possible,
+}
+
 /// The resource that ended or hampered a call.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -94,11 +110,13 @@ pub struct Cause {
     /// What the limit was, where it is no size: processes, cores, ms for `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_value: Option<f64>,
-    /// Whose limit.
+    /// Whose limit. Inside a container `host` includes the cgroups that are not visible there.
     pub scope: Scope,
     /// The cgroup whose limit it was.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "lossy")]
     pub cgroup: Option<PathBuf>,
+    /// What it did to the call.
+    pub effect: Effect,
     /// Who was killed, where the kernel said it.
     pub victim: Option<Victim>,
 }
@@ -117,7 +135,21 @@ pub struct Captured {
 impl Captured {
     /// Bytes that were not kept.
     pub fn dropped(&self) -> u64 {
-        self.total - self.bytes.len() as u64
+        self.total.saturating_sub(self.bytes.len() as u64)
+    }
+}
+
+/// Numbers only: the output itself is in the outcome, not in its JSON.
+impl Serialize for Captured {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Numbers {
+            bytes: usize,
+            total: u64,
+            dropped: u64,
+        }
+        let bytes = self.bytes.len();
+        Numbers { bytes, total: self.total, dropped: self.dropped() }.serialize(s)
     }
 }
 
@@ -163,7 +195,7 @@ pub struct Outcome {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// The wall clock at its start.
-    pub started_at: std::time::SystemTime,
+    pub started_at: SystemTime,
     /// From its start until its main process had ended.
     pub duration: Duration,
     /// Time spent waiting for admission before the start.
@@ -183,7 +215,7 @@ pub struct Outcome {
     /// What an agent should do about it, in words; empty when there is nothing to say.
     pub advice: String,
     /// The same as data.
-    pub suggestions: Vec<super::verdict::Suggestion>,
+    pub suggestions: Vec<Suggestion>,
     /// Standard output, when it was captured.
     pub stdout: Option<Captured>,
     /// Standard error, when it was captured.
@@ -203,8 +235,157 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The version of the JSON form.
+    pub const SCHEMA: u32 = 1;
+
     /// It exited with status 0 and nothing of it was killed.
     pub fn success(&self) -> bool {
         self.verdict == Verdict::Completed
     }
+
+    /// The exit status of the main process; `None` when a signal ended it, it was never started, or
+    /// the status is not known.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.ended {
+            Ended::Exited(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The signal that ended the main process.
+    pub fn signal(&self) -> Option<i32> {
+        match self.ended {
+            Ended::Signaled { signal, .. } => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// As JSON on one line, without the captured output.
+    pub fn to_json(&self) -> String {
+        // Only maps with keys that are no strings fail, and there is none.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Json::of(self).serialize(s)
+    }
+}
+
+/// An outcome as its JSON has it: what the interface promises always, the rest where there is any.
+#[derive(Serialize)]
+struct Json<'a> {
+    schema: u32,
+    call: &'a str,
+    session: &'a str,
+    #[serde(serialize_with = "lossy_path")]
+    cgroup: &'a Path,
+    command: &'a [String],
+    started_at: String,
+    duration_ms: u64,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    hint: Option<&'a str>,
+    limits: &'a Limits,
+    verdict: Verdict,
+    cause: Option<&'a Cause>,
+    usage: &'a Usage,
+    unavailable: &'a BTreeMap<&'static str, String>,
+    advice: &'a str,
+    #[serde(skip_serializing_if = "is_empty")]
+    suggestions: &'a [Suggestion],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    core_dumped: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    queued_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout: Option<&'a Captured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr: Option<&'a Captured>,
+    #[serde(skip_serializing_if = "is_zero")]
+    killed_processes: u64,
+    #[serde(skip_serializing_if = "is_empty")]
+    background: &'a [i32],
+    #[serde(skip_serializing_if = "is_empty")]
+    survivors: &'a [Survivor],
+    #[serde(skip_serializing_if = "is_empty")]
+    timeline: &'a [Sample],
+    #[serde(skip_serializing_if = "is_empty")]
+    notes: &'a [String],
+    #[serde(skip_serializing_if = "is_empty")]
+    retries: &'a [Outcome],
+}
+
+impl<'a> Json<'a> {
+    fn of(o: &'a Outcome) -> Self {
+        let error = match &o.ended {
+            Ended::NotStarted(error) => Some(error.to_string()),
+            _ => None,
+        };
+        Self {
+            schema: Outcome::SCHEMA,
+            call: &o.call,
+            session: &o.session,
+            cgroup: &o.cgroup,
+            command: &o.command,
+            started_at: rfc3339(o.started_at),
+            duration_ms: whole_ms(o.duration),
+            exit_code: o.exit_code(),
+            signal: o.signal(),
+            hint: o.hint.as_deref(),
+            limits: &o.limits,
+            verdict: o.verdict,
+            cause: o.cause.as_ref(),
+            usage: &o.usage,
+            unavailable: &o.usage.unavailable,
+            advice: &o.advice,
+            suggestions: &o.suggestions,
+            error,
+            core_dumped: matches!(o.ended, Ended::Signaled { core_dumped: true, .. }),
+            queued_ms: whole_ms(o.queued),
+            stdout: o.stdout.as_ref(),
+            stderr: o.stderr.as_ref(),
+            killed_processes: o.killed_processes.into(),
+            background: &o.background,
+            survivors: &o.survivors,
+            timeline: &o.timeline,
+            notes: &o.notes,
+            retries: &o.retries,
+        }
+    }
+}
+
+/// Times that the formatter refuses (a clock that is not set) become the nearest that it takes.
+fn rfc3339(time: SystemTime) -> String {
+    // 9999-12-31T23:59:59Z
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let time = time.clamp(SystemTime::UNIX_EPOCH, last);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn is_empty<T>(list: &&[T]) -> bool {
+    list.is_empty()
+}
+
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn lossy_path<S: Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&path.to_string_lossy())
+}
+
+fn lossy<S: Serializer>(path: &Option<PathBuf>, s: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|p| p.to_string_lossy()).serialize(s)
 }

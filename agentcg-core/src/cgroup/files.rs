@@ -205,6 +205,62 @@ impl MemoryEvents {
     }
 }
 
+impl MemoryEvents {
+    /// What has come since `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            low: self.low.saturating_sub(before.low),
+            high: self.high.saturating_sub(before.high),
+            max: self.max.saturating_sub(before.max),
+            oom: self.oom.saturating_sub(before.oom),
+            oom_kill: self.oom_kill.saturating_sub(before.oom_kill),
+            oom_group_kill: self
+                .oom_group_kill
+                .map(|n| n.saturating_sub(before.oom_group_kill.unwrap_or(0))),
+        }
+    }
+}
+
+/// `pids.events` and `pids.events.local`: how often a fork was refused.
+pub(crate) fn pids_events(text: &str) -> Option<u64> {
+    flat(text, "max")
+}
+
+/// `cpu.stat.local` (kernel 6.6): how long the tasks of this very cgroup were throttled, by whatever
+/// level's `cpu.max`, summed over the CPUs; µs.
+pub(crate) fn cpu_stat_local(text: &str) -> Option<u64> {
+    flat(text, "throttled_usec")
+}
+
+/// The bytes of one line of `io.stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IoStat {
+    pub device: (u32, u32),
+    pub read: u64,
+    pub written: u64,
+}
+
+impl IoStat {
+    /// The devices with numbers. A line without any is what the kernel prints of a device that
+    /// nothing has touched; several can stand on one line then.
+    pub(crate) fn parse(text: &str) -> impl Iterator<Item = IoStat> {
+        text.lines().filter_map(|line| {
+            let mut device = None;
+            let (mut read, mut written) = (None, None);
+            for word in line.split_ascii_whitespace() {
+                if let Some(n) = word.strip_prefix("rbytes=") {
+                    read = n.parse().ok();
+                } else if let Some(n) = word.strip_prefix("wbytes=") {
+                    written = n.parse().ok();
+                } else if let Some((major, minor)) = word.split_once(':') {
+                    device = Some((major.parse().ok()?, minor.parse().ok()?));
+                }
+            }
+            Some(IoStat { device: device?, read: read?, written: written? })
+        })
+    }
+}
+
 /// One line of a pressure file: the share of time, in percent, in which tasks stalled, and the total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Stall {
@@ -242,6 +298,12 @@ impl Pressure {
             })
         };
         Some(Self { some: line("some")?, full: line("full") })
+    }
+
+    /// The time in which some task stalled, µs; of all that the file says, without the rest.
+    pub(crate) fn stalled(text: &str) -> Option<u64> {
+        let some = text.lines().find_map(|l| l.strip_prefix("some "))?;
+        some.split_ascii_whitespace().find_map(|f| f.strip_prefix("total=")?.parse().ok())
     }
 }
 
@@ -287,6 +349,20 @@ impl CpuMax {
             return Err(Error::invalid("number of cores", cores, "expected 0.01 or more"));
         }
         Ok(Self { quota: Some(Self::PERIOD.mul_f64(cores)), period: Self::PERIOD })
+    }
+}
+
+impl CpuMax {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (quota, period) = text.trim_end().split_once(' ')?;
+        let micros = |n: &str| n.parse().ok().map(Duration::from_micros);
+        let quota = if quota == "max" { None } else { Some(micros(quota)?) };
+        Some(Self { quota, period: micros(period)? })
+    }
+
+    /// The CPUs' worth of time that it allows; `None` when it is no limit.
+    pub(crate) fn cores(&self) -> Option<f64> {
+        self.quota.filter(|_| !self.period.is_zero()).map(|q| q.div_duration_f64(self.period))
     }
 }
 
@@ -336,6 +412,8 @@ mod tests {
         assert_eq!(p.some.avg10, 0.12);
         assert_eq!(p.full.unwrap().total_usec, 4321);
         assert_eq!(Pressure::parse("some avg10=x"), None);
+        assert_eq!(Pressure::stalled(text), Some(98_765));
+        assert_eq!(Pressure::stalled("full avg10=0.00 total=1\n"), None);
     }
 
     #[test]
@@ -344,6 +422,38 @@ mod tests {
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(CpuMax::from_cores(bad).is_err());
         }
+        assert_eq!(CpuMax::parse("150000 100000\n").unwrap().cores(), Some(1.5));
+        assert_eq!(CpuMax::parse("max 100000\n").unwrap().cores(), None);
+        assert_eq!(CpuMax::parse("max\n"), None);
+    }
+
+    #[test]
+    fn io_stat_of_6_18_has_devices_without_numbers() {
+        let text = "7:7 7:6 7:5 \n254:0 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=0 dios=0\n8:0 \n\
+                    8:16 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0 cost.usage=5\n";
+        let found: Vec<_> = IoStat::parse(text).collect();
+        assert_eq!(
+            found,
+            [
+                IoStat { device: (254, 0), read: 1_459_200, written: 314_773_504 },
+                IoStat { device: (8, 16), read: 4096, written: 0 },
+            ]
+        );
+        assert_eq!(IoStat::parse("").count(), 0);
+    }
+
+    #[test]
+    fn refused_forks_and_local_throttling() {
+        assert_eq!(pids_events("max 17\n"), Some(17));
+        assert_eq!(pids_events(""), None);
+        assert_eq!(cpu_stat_local("throttled_usec 90123\n"), Some(90_123));
+    }
+
+    #[test]
+    fn events_since_a_moment() {
+        let at = |n: u64| MemoryEvents { oom: n, oom_kill: 2 * n, ..MemoryEvents::default() };
+        let risen = at(5).since(&at(3));
+        assert_eq!((risen.oom, risen.oom_kill, risen.oom_group_kill), (2, 4, None));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) use claim::{
 pub use files::{
     Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents, Pressure, Stall,
 };
+pub(crate) use files::{IoStat, cpu_stat_local, pids_events};
+pub(crate) use mount::mount_root;
 pub use mount::{mount_point, own_path, path_of};
 pub use name::CgroupName;
 pub(crate) use wait::PressureTrigger;

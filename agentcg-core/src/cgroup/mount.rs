@@ -20,13 +20,30 @@ pub fn mount_point() -> Result<PathBuf> {
     })
 }
 
+/// The mount point, and what of the hierarchy is mounted there: `/`, or a subtree.
+///
+/// # Errors
+/// As [`mount_point`].
+pub(crate) fn mount_root() -> Result<(PathBuf, PathBuf)> {
+    let file = "/proc/self/mountinfo";
+    let text = std::fs::read_to_string(file).map_err(|e| Error::os("read", file, e))?;
+    let mount = mount_in(&text);
+    mount
+        .zip(field_in(&text, 3))
+        .ok_or_else(|| Error::new(ErrorKind::Os, "no cgroup2 mount in").at(file))
+}
+
 /// mountinfo(5): the mount point is field 5, the type follows the ` - ` separator; blanks in paths
 /// are octal escapes.
 fn mount_in(mountinfo: &str) -> Option<PathBuf> {
+    field_in(mountinfo, 4)
+}
+
+fn field_in(mountinfo: &str, field: usize) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         (after.split(' ').next() == Some("cgroup2"))
-            .then(|| before.split(' ').nth(4))?
+            .then(|| before.split(' ').nth(field))?
             .map(|p| PathBuf::from(p.replace("\\040", " ")))
     })
 }
@@ -67,6 +84,7 @@ mod tests {
 34 24 0:32 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate
 ";
         assert_eq!(mount_in(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(super::field_in(hybrid, 3).unwrap(), Path::new("/"));
         assert_eq!(mount_in("24 21 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"), None);
     }
 }
