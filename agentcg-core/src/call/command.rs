@@ -370,7 +370,7 @@ impl Command<'_> {
                     plan,
                     calls,
                     cgroup,
-                    lock,
+                    _lock: lock,
                     pidfd: child.pidfd,
                     before,
                     presence,

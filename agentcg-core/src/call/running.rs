@@ -82,7 +82,7 @@ pub(super) struct Running {
     pub calls: Arc<Calls>,
     pub cgroup: Arc<Cgroup>,
     /// Says that the call has an owner, until it is gone.
-    pub lock: OwnedFd,
+    pub _lock: OwnedFd,
     pub pidfd: OwnedFd,
     pub before: Baseline,
     pub presence: crate::session::Presence,
@@ -145,6 +145,13 @@ impl Running {
         };
         let times = [timeout, self.end.kill_at, self.end.give_up_at, self.end.sample_at];
         times.into_iter().flatten().min()
+    }
+
+    /// A source is done with. Output that was kept stays, with its descriptor, until the end.
+    pub(super) fn close(&mut self, source: Source) {
+        if source == Source::Stdin {
+            self.input = None;
+        }
     }
 
     /// Starts the time line.
@@ -371,7 +378,10 @@ impl Running {
             };
             match next {
                 Next::Finish => return self.finish(),
-                Next::Forget(source) => sources.retain(|s| *s != source),
+                Next::Forget(source) => {
+                    self.close(source);
+                    sources.retain(|s| *s != source);
+                }
                 // The process has ended; now its cgroup is waited for.
                 Next::Watch(_) => sources.retain(|s| *s != Source::Exit),
                 Next::Wait => {}

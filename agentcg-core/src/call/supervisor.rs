@@ -286,11 +286,7 @@ impl Watch {
         if let Some(fd) = call.fd(source) {
             let _ = epoll::delete(&self.inbox.epoll, fd);
         }
-        match source {
-            Source::Stdin => call.input = None,
-            // What was kept stays; the descriptor is closed with it.
-            _ => {}
-        }
+        call.close(source);
     }
 
     /// Lets a call act, and keeps the books.
