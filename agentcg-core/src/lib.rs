@@ -33,6 +33,7 @@ mod bpf;
 mod cgroup;
 mod error;
 mod events;
+mod hint;
 mod limits;
 mod memory;
 mod probe;
@@ -56,6 +57,7 @@ pub use events::{
     BashReadline, Comm, DropReason, Dropped, Event, EventFilter, EventKind, EventMode, EventStats,
     EventStream, Exec, Exit, FileOpen, Fork, MissingProbe, OomKill, Origin,
 };
+pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
 pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
