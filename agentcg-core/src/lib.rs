@@ -30,6 +30,7 @@
 //! ```
 
 mod bpf;
+mod budget;
 mod cgroup;
 mod error;
 mod events;
@@ -48,6 +49,7 @@ pub mod fuzzing {
     pub use crate::events::{check, decode_event as decode};
 }
 
+pub use budget::budget;
 pub use cgroup::{
     Cgroup, CgroupName, Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents,
     Pressure, Stall, mount_point, own_path, path_of,
