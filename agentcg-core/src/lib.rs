@@ -29,6 +29,7 @@
 //! # Ok::<(), agentcg_core::Error>(())
 //! ```
 
+mod admission;
 mod bpf;
 mod budget;
 mod cgroup;
@@ -49,6 +50,7 @@ pub mod fuzzing {
     pub use crate::events::{check, decode_event as decode};
 }
 
+pub use admission::{Admission, Admitted, Capacity, Need, SessionKey, Ticket};
 pub use budget::budget;
 pub use cgroup::{
     Cgroup, CgroupName, Controller, CpuMax, CpuStat, Events, Limit, LimitFile, MemoryEvents,
