@@ -36,6 +36,7 @@ mod cgroup;
 mod error;
 mod events;
 mod hint;
+mod history;
 mod limits;
 mod memory;
 mod probe;
@@ -62,6 +63,7 @@ pub use events::{
     EventStream, Exec, Exit, FileOpen, Fork, MissingProbe, OomKill, Origin,
 };
 pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
+pub use history::{CommandKey, History, Run};
 pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
