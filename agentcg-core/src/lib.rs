@@ -29,11 +29,15 @@
 //! # Ok::<(), agentcg_core::Error>(())
 //! ```
 
+mod admission;
 mod bpf;
+mod budget;
 mod call;
 mod cgroup;
 mod error;
 mod events;
+mod hint;
+mod history;
 mod limits;
 mod memory;
 mod probe;
@@ -49,6 +53,8 @@ pub mod fuzzing {
     pub use crate::events::{check, decode_event as decode};
 }
 
+pub use admission::{Admission, Admitted, Capacity, Need, SessionKey, Ticket};
+pub use budget::budget;
 pub use call::{
     CallControl, Captured, Cause, Command, Effect, Ended, Outcome, Sample, Scope, Stdio,
     Suggestion, Survivor, ToolCall, Usage, Verdict, Victim,
@@ -62,6 +68,8 @@ pub use events::{
     BashReadline, Comm, DropReason, Dropped, Event, EventFilter, EventKind, EventMode, EventStats,
     EventStream, Exec, Exit, FileOpen, Fork, MissingProbe, OomKill, Origin,
 };
+pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
+pub use history::{CommandKey, History, Run};
 pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};

@@ -63,6 +63,35 @@ impl Limits {
         self.cpu_max.map_or(Ok(()), |c| CpuMax::from_cores(c).map(drop))
     }
 
+    /// These limits, and those of `below` where these say nothing; of `io_max` each device by itself.
+    ///
+    /// ```
+    /// use agentcg_core::Limits;
+    /// let (mut given, mut hinted) = (Limits::default(), Limits::default());
+    /// given.cpu_max = Some(2.0);
+    /// hinted.cpu_max = Some(1.0);
+    /// hinted.pids_max = Some(100.into());
+    /// let limits = given.over(&hinted);
+    /// assert_eq!((limits.cpu_max, limits.pids_max), (Some(2.0), Some(100.into())));
+    /// ```
+    pub fn over(&self, below: &Limits) -> Limits {
+        let mut io_max = self.io_max.clone();
+        let ours = |max: &&IoMax| !self.io_max.iter().any(|m| m.device == max.device);
+        io_max.extend(below.io_max.iter().filter(ours).cloned());
+        Limits {
+            memory_min: self.memory_min.or(below.memory_min),
+            memory_low: self.memory_low.or(below.memory_low),
+            memory_high: self.memory_high.or(below.memory_high),
+            memory_max: self.memory_max.or(below.memory_max),
+            swap_max: self.swap_max.or(below.swap_max),
+            cpu_weight: self.cpu_weight.or(below.cpu_weight),
+            cpu_max: self.cpu_max.or(below.cpu_max),
+            pids_max: self.pids_max.or(below.pids_max),
+            io_weight: self.io_weight.or(below.io_weight),
+            io_max,
+        }
+    }
+
     /// The limits that one file of a number or `max` holds.
     fn files(&self) -> [(LimitFile, Option<Limit>); 6] {
         [
@@ -192,6 +221,20 @@ mod tests {
         for bad in ["", "8", "8:x rbps=1", "8:0", "8:0 rbps", "8:0 bps=1", "8:0 rbps=1Q"] {
             assert!(bad.parse::<IoMax>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn limits_over_limits_keep_each_device_once() {
+        let io = |lines: &[&str]| Limits {
+            io_max: lines.iter().map(|l| l.parse().unwrap()).collect(),
+            ..Limits::default()
+        };
+        let merged = io(&["8:0 rbps=1"]).over(&io(&["8:0 rbps=2", "8:16 wiops=3"]));
+        assert_eq!(merged, io(&["8:0 rbps=1", "8:16 wiops=3"]));
+        // An explicit `max` is said, not silence.
+        let max = Limits { memory_max: Some(Limit::Max), ..Limits::default() };
+        let some = Limits { memory_max: Some(Limit::Value(1)), ..Limits::default() };
+        assert_eq!(max.over(&some).memory_max, Some(Limit::Max));
     }
 
     #[test]

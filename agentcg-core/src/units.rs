@@ -42,6 +42,27 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         .map_err(|e| Error::invalid("duration", text, format!("{e}; try 500ms, 30s or 5m")))
 }
 
+/// A size as users write it, exactly: `2G`, `1536M`, else bytes.
+pub(crate) fn exact_size(bytes: u64) -> String {
+    for (unit, shift) in [("T", 40), ("G", 30), ("M", 20), ("K", 10)] {
+        if bytes >= 1 << shift && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// A size in words, rounded: `1.5 GiB`.
+pub(crate) fn size_in_words(bytes: u64) -> String {
+    for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if bytes >= 1 << shift {
+            let number = format!("{:.2}", bytes as f64 / (1u64 << shift) as f64);
+            return format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'));
+        }
+    }
+    format!("{bytes} bytes")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,7 +79,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(exact_size(2 << 30), "2G");
+        assert_eq!(exact_size(3 << 29), "1536M");
+        assert_eq!(exact_size(1025), "1025");
+        assert_eq!(size_in_words(2 << 30), "2 GiB");
+        assert_eq!(size_in_words(3 << 29), "1.5 GiB");
+        assert_eq!(size_in_words(100 << 20), "100 MiB");
+        assert_eq!(size_in_words(0), "0 bytes");
+    }
+
     proptest! {
+        #[test]
+        fn an_exact_size_reads_back(bytes: u64) {
+            // Beyond 2^53 what reads it goes through a double.
+            let bytes = bytes >> 11;
+            prop_assert_eq!(parse_size(&exact_size(bytes)).unwrap(), bytes);
+        }
+
         #[test]
         fn no_text_panics(text in ".*") {
             let _ = parse_size(&text);
