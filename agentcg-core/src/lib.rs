@@ -56,7 +56,7 @@ pub mod fuzzing {
 pub use admission::{Admission, Admitted, Capacity, Need, SessionKey, Ticket};
 pub use budget::budget;
 pub use call::{
-    CallControl, Captured, Cause, Command, Effect, Ended, Outcome, Sample, Scope, Stdio,
+    CallControl, Canceller, Captured, Cause, Command, Effect, Ended, Outcome, Sample, Scope, Stdio,
     Suggestion, Survivor, ToolCall, Usage, Verdict, Victim,
 };
 pub use cgroup::{

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use rustix::fs::{Access, FlockOperation};
 
+use crate::admission::{Capacity, Gate};
 use crate::call::Supervisor;
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Lock, mount_point, own_path};
 use crate::events::{EventFilter, EventStream};
@@ -30,6 +31,7 @@ pub struct RuntimeBuilder {
     root: Option<PathBuf>,
     shared: bool,
     orphans: Orphans,
+    capacity: Capacity,
 }
 
 impl RuntimeBuilder {
@@ -56,6 +58,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// What the tool calls of all sessions may need together, by their limits; others wait until it
+    /// is free. Other processes of a shared root are not counted. Default: not bounded.
+    pub fn capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
     /// Takes the subtree: removes what a dead runtime left there, enables the controllers down to
     /// it, and locks it.
     ///
@@ -63,11 +72,11 @@ impl RuntimeBuilder {
     /// `Unsupported` without cgroup v2; `InvalidInput` when the parent is no cgroup;
     /// `PermissionDenied`; `Busy` when another process owns it.
     pub fn build(self) -> Result<Runtime> {
-        let path = match self.root {
-            Some(path) => path,
+        let path = match &self.root {
+            Some(path) => path.clone(),
             None => default_root()?,
         };
-        let root = Arc::new(Root::take(&path, self.shared, self.orphans)?);
+        let root = Arc::new(Root::take(&path, &self)?);
         Ok(Runtime { root, origins: Arc::default() })
     }
 }
@@ -190,10 +199,12 @@ pub(crate) struct Root {
     lock: Mutex<Option<OwnedFd>>,
     shared: bool,
     supervisor: OnceLock<Supervisor>,
+    gate: Arc<Gate>,
 }
 
 impl Root {
-    fn take(path: &Path, shared: bool, orphans: Orphans) -> Result<Self> {
+    fn take(path: &Path, options: &RuntimeBuilder) -> Result<Self> {
+        let shared = options.shared;
         let mount = mount_point()?;
         let (parent, name) = match (path.parent(), path.file_name().and_then(|n| n.to_str())) {
             (Some(parent), Some(name)) => (Cgroup::open(parent)?, CgroupName::new(name)?),
@@ -229,9 +240,10 @@ impl Root {
             lock: Mutex::new(lock),
             shared,
             supervisor: OnceLock::new(),
+            gate: Gate::new(options.capacity),
         };
         // From here on dropping the root undoes what was done.
-        let taken = root.remove_leftovers(orphans).and_then(|()| {
+        let taken = root.remove_leftovers(options.orphans).and_then(|()| {
             if !shared {
                 restore_values(&mount);
             }
@@ -248,6 +260,10 @@ impl Root {
 
     pub(crate) fn shared(&self) -> bool {
         self.shared
+    }
+
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// The thread that watches over tool calls, started when it is first needed.

@@ -21,6 +21,8 @@
 //!
 //! So as long as calls end, every call starts: only finitely many go before it.
 
+mod gate;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ use crate::limits::Limits;
 use crate::session::Priority;
 use crate::units::size_in_words;
 use crate::{Error, ErrorKind, Result};
+
+pub(crate) use gate::{Gate, Member as GateMember, Pass};
 
 /// What the calls of a session, or of all sessions of a runtime, may need together. What is `None`
 /// is not bounded.

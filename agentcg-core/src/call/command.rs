@@ -10,17 +10,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
+use super::cancel::Canceller;
 use super::clone::{self, Launch};
 use super::evidence::End;
-use super::outcome::{Ended, Outcome};
+use super::outcome::{Ended, Outcome, Scope, Stopped, Verdict};
 use super::running::{Ending, Plan, Running};
 use super::stdio::{Opened, Stdio};
 use super::supervisor::Slot;
 use super::{CallControl, Pipes, ToolCall};
-use crate::cgroup::Cgroup;
+use crate::admission::{Need, Pass};
+use crate::budget::budget;
+use crate::cgroup::{Cgroup, Controller, Limit};
+use crate::hint::{Hint, MemoryHint};
+use crate::history::{CommandKey, History};
 use crate::limits::Limits;
-use crate::session::{Parts, Session};
-use crate::{Error, Result};
+use crate::session::{NewCall, Parts, Session};
+use crate::{Error, ErrorKind, Result};
 
 /// How much output is kept, bytes, unless [`Command::capture_limit`] says otherwise.
 const CAPTURE_LIMIT: usize = 10 << 20;
@@ -75,6 +80,12 @@ pub struct Command<'a> {
     oom_score_adj: Option<i32>,
     background: bool,
     sample: Option<Duration>,
+    hint: Hint,
+    budget: bool,
+    queue_timeout: Option<Duration>,
+    history: Option<History>,
+    retry: Option<bool>,
+    canceller: Canceller,
 }
 
 impl Session {
@@ -106,6 +117,12 @@ impl Session {
             oom_score_adj: None,
             background: false,
             sample: None,
+            hint: Hint::default(),
+            budget: true,
+            queue_timeout: None,
+            history: None,
+            retry: None,
+            canceller: Canceller::default(),
         }
     }
 }
@@ -291,6 +308,49 @@ impl Command<'_> {
         self
     }
 
+    /// What the agent says that the call needs: it becomes limits of the call, below those of
+    /// [`limits`](Self::limits), within those of the session, as far as there are controllers.
+    /// What was changed is said in [`Outcome::notes`].
+    pub fn hint(&mut self, hint: Hint) -> &mut Self {
+        self.hint = hint;
+        self
+    }
+
+    /// Tells the tool its budget: [`budget`](crate::budget()) variables such as `OMP_NUM_THREADS`
+    /// and `MAKEFLAGS` follow the limits, unless they are set already. Default true.
+    pub fn budget(&mut self, tell: bool) -> &mut Self {
+        self.budget = tell;
+        self
+    }
+
+    /// How long it may wait for admission, where the session or the runtime has a
+    /// [`Capacity`](crate::Capacity); default: for ever. Then its verdict is `spawn_failed`.
+    pub fn queue_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.queue_timeout = Some(timeout);
+        self
+    }
+
+    /// Learns from [`output`](Self::output) and [`status`](Self::status) what the command takes,
+    /// and uses it for the hint `memory:auto`.
+    pub fn history(&mut self, history: History) -> &mut Self {
+        self.history = Some(history);
+        self
+    }
+
+    /// [`output`](Self::output) and [`status`](Self::status) run it once more, with twice the
+    /// memory, when the OOM killer ended it at its own `memory.max` and the session allows more.
+    /// Only where standard input is [`Stdio::Null`] or [`Stdio::Bytes`], which can be given again.
+    /// Default: with the hint `memory:auto`.
+    pub fn retry(&mut self, retry: bool) -> &mut Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// Ends the call from another thread, whatever state it is in.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
     /// Starts it.
     ///
     /// A program that cannot be started is an outcome with [`Verdict::SpawnFailed`](super::Verdict)
@@ -302,7 +362,7 @@ impl Command<'_> {
     pub fn spawn(&mut self) -> Result<ToolCall> {
         let inbox = self.session.supervisor()?.inbox()?.clone();
         let slot = Arc::new(Slot::default());
-        Ok(match self.start([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit])? {
+        Ok(match self.start(&[Stdio::Inherit, Stdio::Inherit, Stdio::Inherit], None)? {
             Started::Running(running, pid, pipes) => {
                 let (name, cgroup) = (running.plan.call.clone(), running.cgroup.clone());
                 let id = inbox.start(*running, slot.clone());
@@ -324,7 +384,7 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn status(&mut self) -> Result<Outcome> {
-        Ok(self.start([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit])?.run())
+        self.run([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit])
     }
 
     /// Starts it and waits for its end; output is kept for the outcome.
@@ -332,40 +392,83 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn output(&mut self) -> Result<Outcome> {
-        Ok(self.start([Stdio::Null, Stdio::Capture, Stdio::Capture])?.run())
+        self.run([Stdio::Null, Stdio::Capture, Stdio::Capture])
     }
 
-    fn start(&mut self, default: [Stdio; 3]) -> Result<Started> {
-        self.check()?;
-        let mut default = default.into_iter();
-        let stdio = [0, 1, 2].map(|i| {
-            let otherwise = default.next().unwrap_or_default();
-            self.stdio[i].take().unwrap_or(otherwise)
-        });
-        let mut opened = Opened::new(&stdio, self.capture_limit)?;
-        // Descriptors that were given are used up; the rest can be used again.
-        for (slot, used) in self.stdio.iter_mut().zip(stdio) {
-            *slot = (!matches!(used, Stdio::Fd(_))).then_some(used);
-        }
+    fn run(&mut self, default: [Stdio; 3]) -> Result<Outcome> {
+        let stdin = self.stdio[0].as_ref().unwrap_or(&default[0]);
+        let repeatable = matches!(stdin, Stdio::Null | Stdio::Bytes(_));
+        let first = self.start(&default, None)?.run();
+        self.learn(&first);
+        let retry = self.retry.unwrap_or(self.hint.memory == Some(MemoryHint::Auto));
+        let Some(more) = (retry && repeatable).then(|| self.more_memory(&first)).flatten() else {
+            return Ok(first);
+        };
+        let mut second = self.start(&default, Some(more))?.run();
+        self.learn(&second);
+        second.retries.push(first);
+        Ok(second)
+    }
 
+    /// Twice the memory, if more of it would have helped and may be had.
+    fn more_memory(&self, outcome: &Outcome) -> Option<u64> {
+        let own = outcome.cause.as_ref().is_some_and(|c| c.scope == Scope::Call);
+        if outcome.verdict != Verdict::OomKilled || !own {
+            return None;
+        }
+        let before = outcome.limits.memory_max?.value()?;
+        let most = self.session.bounds().memory_max.unwrap_or(u64::MAX);
+        Some(before.saturating_mul(2).min(most)).filter(|more| *more > before)
+    }
+
+    fn learn(&self, outcome: &Outcome) {
+        if let Some(history) = &self.history {
+            if let Err(e) = outcome.record(history) {
+                tracing::warn!("{e}");
+            }
+        }
+    }
+
+    /// `memory`: instead of the `memory.max` that it would have.
+    fn start(&mut self, default: &[Stdio; 3], memory: Option<u64>) -> Result<Started> {
+        self.check()?;
+        let mut opened = {
+            let [i, o, e] = [0, 1, 2].map(|i| self.stdio[i].as_ref().unwrap_or(&default[i]));
+            Opened::new([i, o, e], self.capture_limit)?
+        };
+        // Descriptors that were given are used up.
+        for slot in &mut self.stdio {
+            if matches!(slot, Some(Stdio::Fd(_))) {
+                *slot = None;
+            }
+        }
         let call = self.session.new_call(self.name.as_deref())?;
-        call.configure(&self.limits, self.oom_group)?;
-        let mut launch =
-            self.launch(call.name(), self.oom_score_adj.or(call.calls().oom_score_adj()))?;
+        let plan = self.plan(&call, memory);
+        call.configure(&plan.limits, self.oom_group)?;
+        let score = self.oom_score_adj.or(call.calls().oom_score_adj());
+        let mut launch = self.launch(&plan, score)?;
         launch.stdio = opened.raw();
-        call.describe(&self.command_text());
-        let before = call.calls().ancestors().baseline();
-        let plan = self.plan(call.name());
+        call.describe(&plan.command);
         let pipes = Pipes::from(std::mem::take(&mut opened.ours));
+
+        let queued = Instant::now();
+        let pass = self.admitted(&plan);
+        let Parts { calls, cgroup, lock, presence, .. } = call.into_parts();
+        let queued = queued.elapsed();
+        let before = calls.ancestors().baseline();
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let made = clone::spawn(&launch, call.cgroup().as_fd(), || {
-            call.cgroup().open_file("cgroup.procs", OFlags::WRONLY)
+        let made = pass.and_then(|pass| {
+            if !self.canceller.runs_in(&cgroup) {
+                return Err(Error::new(ErrorKind::TimedOut, "cancelled before it was started"));
+            }
+            let procs = || cgroup.open_file("cgroup.procs", OFlags::WRONLY);
+            let child = clone::spawn(&launch, cgroup.as_fd(), procs);
+            child.map(|child| (child, pass)).map_err(|failure| self.not_started(failure))
         });
         // The child has its own copies; ours would keep the pipes open.
         opened.theirs = [None, None, None];
-        let Parts { calls, cgroup, lock, presence, .. } = call.into_parts();
         match made {
-            Ok(child) => Ok(Started::Running(
+            Ok((child, pass)) => Ok(Started::Running(
                 Box::new(Running {
                     plan,
                     calls,
@@ -374,9 +477,10 @@ impl Command<'_> {
                     pidfd: child.pidfd,
                     before,
                     presence,
+                    pass,
                     started,
                     started_at,
-                    queued: Duration::ZERO,
+                    queued,
                     input: opened.input,
                     capture: opened.capture,
                     end: Ending::default(),
@@ -384,13 +488,14 @@ impl Command<'_> {
                 child.pid,
                 pipes,
             )),
-            Err(failure) => {
+            Err(error) => {
+                let cancelled = self.canceller.is_cancelled();
                 let mut outcome = End {
                     cgroup: &cgroup,
                     ancestors: calls.ancestors(),
                     before: &before,
-                    ended: Ended::NotStarted(self.not_started(failure)),
-                    stopped: None,
+                    ended: Ended::NotStarted(error),
+                    stopped: cancelled.then(|| Stopped::Cancelled("the caller".into())),
                     alone: true,
                     limits: &plan.limits,
                     session: calls.session(),
@@ -401,12 +506,22 @@ impl Command<'_> {
                     max_rss_bytes: None,
                 }
                 .conclude();
+                outcome.queued = queued;
                 outcome.hint = plan.hint;
-                outcome.notes = plan.notes;
+                outcome.notes.extend(plan.notes);
                 cgroup.remove()?;
                 Ok(Started::Failed(Box::new(outcome), cgroup, pipes))
             }
         }
+    }
+
+    /// Waits until there is room.
+    fn admitted(&self, plan: &Plan) -> Result<Pass> {
+        let queue = self.session.queue();
+        self.canceller.waits_at(queue.gate());
+        let need = Need::from(&plan.limits);
+        let cancelled = || self.canceller.is_cancelled();
+        queue.pass(need, self.queue_timeout, cancelled).map(|(pass, _)| pass)
     }
 
     fn check(&self) -> Result<()> {
@@ -423,19 +538,60 @@ impl Command<'_> {
         Ok(())
     }
 
-    fn plan(&self, call: &str) -> Plan {
+    fn plan(&self, call: &NewCall, memory: Option<u64>) -> Plan {
+        let command = self.command_text();
+        let (hinted, time, notes) = self.hinted(call.controllers());
+        let mut limits = self.limits.over(&hinted).over(&self.session.config().call);
+        if let Some(memory) = memory {
+            limits.memory_max = Some(Limit::Value(memory));
+        }
         Plan {
-            call: call.to_owned(),
-            command: self.command_text(),
-            hint: None,
-            limits: self.limits.clone(),
-            notes: Vec::new(),
-            timeout: self.timeout,
+            call: call.name().to_owned(),
+            command,
+            hint: (!self.hint.is_empty()).then(|| self.hint.to_string()),
+            limits,
+            notes,
+            timeout: self.timeout.or(time),
             grace: self.grace,
             teardown: self.teardown,
             background: self.background,
             sample: self.sample,
         }
+    }
+
+    /// What the hint comes to. It is a wish: what no controller can see to is left out, and said.
+    fn hinted(&self, controllers: &[Controller]) -> (Limits, Option<Duration>, Vec<String>) {
+        if self.hint.is_empty() {
+            return (Limits::default(), None, Vec::new());
+        }
+        let proposal = match (&self.history, self.hint.memory) {
+            (Some(history), Some(MemoryHint::Auto)) => history.propose(&self.key()),
+            _ => None,
+        };
+        let bounds = self.session.bounds();
+        let mut to = self.hint.resolve(&self.session.config().hint_classes, &bounds, proposal);
+        let mut without = |set: bool, c: Controller| {
+            let missing = set && !controllers.contains(&c);
+            if missing {
+                to.notes.push(format!("the hint's {c} limit is left out: no {c} controller here"));
+            }
+            missing
+        };
+        if without(to.limits.memory_max.is_some(), Controller::Memory) {
+            to.limits.memory_max = None;
+        }
+        if without(to.limits.cpu_max.is_some(), Controller::Cpu) {
+            to.limits.cpu_max = None;
+        }
+        if without(to.limits.pids_max.is_some(), Controller::Pids) {
+            to.limits.pids_max = None;
+        }
+        (to.limits, to.timeout, to.notes)
+    }
+
+    fn key(&self) -> CommandKey {
+        let words: Vec<_> = std::iter::once(&self.program).chain(&self.args).collect();
+        CommandKey::normalise(&words)
     }
 
     /// Program and arguments, for people.
@@ -444,7 +600,7 @@ impl Command<'_> {
         words.map(|w| w.to_string_lossy().into_owned()).collect()
     }
 
-    fn environment(&self, call: &str) -> BTreeMap<OsString, OsString> {
+    fn environment(&self, plan: &Plan) -> BTreeMap<OsString, OsString> {
         let mut env: BTreeMap<OsString, OsString> =
             if self.env_clear { BTreeMap::new() } else { std::env::vars_os().collect() };
         for (key, value) in &self.env {
@@ -454,12 +610,19 @@ impl Command<'_> {
             };
         }
         env.insert("AGENTCG_SESSION".into(), self.session.name().into());
-        env.insert("AGENTCG_CALL".into(), call.into());
+        env.insert("AGENTCG_CALL".into(), (&plan.call).into());
+        if self.budget {
+            let limits = plan.limits.over(&self.session.config().limits);
+            let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+            for (name, value) in budget(&limits, cpus, &|name| env.contains_key(OsStr::new(name))) {
+                env.insert(name.into(), value.into());
+            }
+        }
         env
     }
 
-    fn launch(&self, call: &str, oom_score_adj: Option<i32>) -> Result<Launch> {
-        let env = self.environment(call);
+    fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>) -> Result<Launch> {
+        let env = self.environment(plan);
         let mut argv = vec![c_string(&self.program, "program")?];
         for arg in &self.args {
             argv.push(c_string(arg, "argument")?);

@@ -3,6 +3,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `command.rs` | [`Command`]: what is to be started, and how |
+//! | `cancel.rs` | [`Canceller`]: an end from outside, at any time |
 //! | `clone.rs` | a process born in its cgroup |
 //! | `stdio.rs`, `capture.rs` | standard input and output, kept output |
 //! | `running.rs` | a call from start to end, as a state machine |
@@ -16,6 +17,7 @@
 //! | `mod.rs` | [`ToolCall`]: the handle |
 
 mod advice;
+mod cancel;
 mod capture;
 mod clone;
 mod command;
@@ -41,6 +43,7 @@ use crate::Result;
 use crate::cgroup::Cgroup;
 
 pub use advice::Suggestion;
+pub use cancel::Canceller;
 pub use command::Command;
 pub(crate) use evidence::Ancestors;
 pub use oom::parse as parse_kernel_log;

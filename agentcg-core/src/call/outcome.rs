@@ -10,6 +10,8 @@ use serde::{Serialize, Serializer};
 
 use super::advice::Suggestion;
 use super::usage::Usage;
+use crate::cgroup::Limit;
+use crate::history::{CommandKey, History, Run};
 use crate::limits::Limits;
 
 /// What a call came to, in one word.
@@ -235,6 +237,21 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what it took to a history, if the kernel says it.
+    ///
+    /// # Errors
+    /// Those of writing the history's file.
+    pub fn record(&self, history: &History) -> crate::Result<()> {
+        let Some(peak_bytes) = self.usage.memory_peak_bytes.filter(|peak| *peak > 0) else {
+            return Ok(());
+        };
+        let limit_bytes = self.limits.memory_max.and_then(Limit::value);
+        let own = self.cause.as_ref().is_some_and(|c| c.scope == Scope::Call);
+        let oom_killed = self.verdict == Verdict::OomKilled && own;
+        let run = Run { peak_bytes, limit_bytes, oom_killed };
+        history.record(&CommandKey::normalise(&self.command), run)
+    }
+
     /// The version of the JSON form.
     pub const SCHEMA: u32 = 1;
 

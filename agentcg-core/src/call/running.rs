@@ -19,6 +19,7 @@ use super::evidence::{Baseline, End};
 use super::outcome::{Ended, Outcome, Sample, Stopped, Survivor};
 use super::processes;
 use super::stdio::{Collect, Feed};
+use crate::admission::Pass;
 use crate::cgroup::Cgroup;
 use crate::limits::Limits;
 use crate::session::Calls;
@@ -86,6 +87,8 @@ pub(super) struct Running {
     pub pidfd: OwnedFd,
     pub before: Baseline,
     pub presence: crate::session::Presence,
+    /// Room in the queue.
+    pub pass: Pass,
     pub started: Instant,
     pub started_at: SystemTime,
     pub queued: Duration,
@@ -359,6 +362,8 @@ impl Running {
         if let Err(e) = self.cgroup.remove_tree() {
             tracing::warn!("call {} stays: {e}", self.plan.call);
         }
+        drop(self.presence);
+        drop(self.pass);
         outcome
     }
 

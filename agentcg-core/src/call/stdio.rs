@@ -73,9 +73,9 @@ pub(super) struct Collect {
 }
 
 impl Opened {
-    pub(super) fn new(stdio: &[Stdio; 3], capture_limit: usize) -> Result<Self> {
+    pub(super) fn new(stdio: [&Stdio; 3], capture_limit: usize) -> Result<Self> {
         let mut opened = Self::default();
-        for (i, how) in stdio.iter().enumerate() {
+        for (i, how) in stdio.into_iter().enumerate() {
             opened.theirs[i] = match (how, i) {
                 (Stdio::Inherit, _) => None,
                 (Stdio::Null, _) => Some(null()?),

@@ -141,6 +141,9 @@ impl Evidence {
 /// What a call came to, and which resource ended or hampered it.
 pub(crate) fn decide(e: &Evidence) -> (Verdict, Option<Cause>) {
     if let Ended::NotStarted(error) = &e.ended {
+        if matches!(e.stopped, Some(Stopped::Cancelled(_))) {
+            return (Verdict::Cancelled, None);
+        }
         let refused = refused_fork(e).filter(|_| error.errno() == Some(libc::EAGAIN));
         return (Verdict::SpawnFailed, refused.map(|c| with_effect(c, Effect::Ended)));
     }

@@ -283,6 +283,14 @@ impl Cgroup {
         self.write("cpu.weight", &weight.to_string())
     }
 
+    /// `cpu.max`.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    pub fn cpu_max(&self) -> Result<CpuMax> {
+        self.parsed("cpu.max", CpuMax::parse)
+    }
+
     /// Sets `cpu.max`.
     ///
     /// # Errors

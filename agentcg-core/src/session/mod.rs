@@ -19,13 +19,16 @@ mod tree;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::{Capacity, GateMember};
 use crate::call::Supervisor;
-use crate::cgroup::{self, Cgroup, CgroupName, Controller, Lock};
+use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, LimitFile, Lock};
+use crate::hint::{Bounds, HintClasses};
 use crate::limits::Limits;
 use crate::runtime::{MADE, Root};
 use crate::scheduler::use_sched_ext;
@@ -33,7 +36,7 @@ use crate::{CpuStat, Error, ErrorKind, MemoryEvents, Result};
 
 pub(crate) use origins::Origins;
 pub(crate) use tree::{
-    Calls, NewCall, Orphans, Parts, Presence, dissolve, move_all, remove_orphans,
+    Calls, NewCall, Orphans, Parts, Presence, dissolve, kill_call, move_all, remove_orphans,
 };
 
 /// How a session stands against the others when CPU or memory is short.
@@ -91,6 +94,14 @@ pub struct SessionConfig {
     /// Of the `agent` cgroup, in which the harness lives beside its tool calls. Without a
     /// `memory_low` it is `max`: pressure inside the session takes from the calls first.
     pub agent: Limits,
+    /// Of each tool call that does not say otherwise.
+    pub call: Limits,
+    /// What `memory:low`, `medium` and `high` mean in a hint.
+    pub hint_classes: HintClasses,
+    /// The longest time that a hint may ask for.
+    pub time_max: Option<Duration>,
+    /// What the calls of the session may need together, by their limits; others wait.
+    pub capacity: Capacity,
 }
 
 impl SessionConfig {
@@ -137,6 +148,7 @@ pub struct Session {
     /// Says that the session is in use.
     lock: OwnedFd,
     calls: Mutex<Option<Arc<Calls>>>,
+    queue: GateMember,
 }
 
 impl Session {
@@ -148,6 +160,8 @@ impl Session {
     ) -> Result<Self> {
         config.limits.check()?;
         config.agent.check()?;
+        config.call.check()?;
+        config.hint_classes.check()?;
         // Nobody joins or leaves meanwhile.
         let setup = root.setup()?;
         let (cgroup, made) = match root.cgroup().create_child(&name) {
@@ -168,7 +182,9 @@ impl Session {
                 }
             };
         drop(setup);
-        let session = Self { name, cgroup, config, origins, root, lock, calls: Mutex::default() };
+        let queue = root.gate().join(config.capacity, config.priority);
+        let calls = Mutex::default();
+        let session = Self { name, cgroup, config, origins, root, lock, calls, queue };
         if made {
             // From here on dropping the session removes the cgroup.
             cgroup::set_attribute(&session.cgroup, MADE, b"1")?;
@@ -302,6 +318,25 @@ impl Session {
         )?);
         *calls = Some(made.clone());
         Ok(made)
+    }
+
+    pub(crate) fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// What the session lets a call have, from the kernel's files, for another may have set them.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let limit = |file| self.cgroup.limit(file).ok().and_then(Limit::value);
+        let mut bounds = Bounds::default();
+        bounds.memory_max = limit(LimitFile::MemoryMax);
+        bounds.pids_max = limit(LimitFile::PidsMax);
+        bounds.cpu_max = self.cgroup.cpu_max().ok().and_then(|max| max.cores());
+        bounds.time = self.config.time_max;
+        bounds
+    }
+
+    pub(crate) fn queue(&self) -> &GateMember {
+        &self.queue
     }
 
     pub(crate) fn new_call(&self, name: Option<&str>) -> Result<NewCall> {

@@ -359,6 +359,10 @@ impl NewCall {
         &self.parts().cgroup
     }
 
+    pub(crate) fn controllers(&self) -> &[Controller] {
+        &self.calls().controllers
+    }
+
     pub(crate) fn calls(&self) -> &Calls {
         &self.parts().calls
     }
