@@ -7,6 +7,7 @@
 //! | [`Scheduler`] | a sched_ext CPU scheduler by cgroup weight |
 //! | [`MemoryProtection`] | high-priority memory is kept while it is short |
 //! | [`EventStream`] | what processes do: exec, exit, fork, file open |
+//! | [`Hint`], [`History`], [`budget`](fn@budget), [`Admission`] | what a call needs, took before, is told, and waits for |
 //! | [`Capabilities`] | what this kernel allows, why not, and how to get it |
 //! | [`Cgroup`] | cgroup v2 itself |
 //!
@@ -36,6 +37,7 @@ mod cgroup;
 mod error;
 mod events;
 mod hint;
+mod history;
 mod limits;
 mod memory;
 mod probe;
@@ -62,6 +64,7 @@ pub use events::{
     EventStream, Exec, Exit, FileOpen, Fork, MissingProbe, OomKill, Origin,
 };
 pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
+pub use history::{CommandKey, History, Run};
 pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};

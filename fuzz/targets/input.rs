@@ -1,7 +1,11 @@
-//! Text as users write it: names, sizes, durations, event kinds, filters.
+//! Text as users write it: names, sizes, durations, event kinds, filters, hints, command lines.
 #![no_main]
 
-use agentcg_core::{CgroupName, EventFilter, EventKind, Limit, parse_duration, parse_size};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use agentcg_core::{CgroupName, CommandKey, EventFilter, EventKind, Hint, Limit};
+use agentcg_core::{parse_duration, parse_size};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -15,6 +19,14 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(name) = CgroupName::new(text.clone()) {
         assert_eq!(std::path::Path::new(name.as_str()).components().count(), 1);
+    }
+    if let Ok(hint) = text.parse::<Hint>() {
+        assert_eq!(hint.to_string().parse::<Hint>().ok(), Some(hint));
+    }
+    let as_script = CommandKey::normalise(&["bash", "-c", &*text]);
+    let as_words: Vec<_> = bytes.split(|b| *b == 0).map(OsStr::from_bytes).collect();
+    for key in [as_script, CommandKey::normalise(&as_words)] {
+        assert!(!key.as_str().is_empty() && !key.as_str().chars().any(char::is_control));
     }
     let mut filter = EventFilter::default();
     filter.commands = vec![text.clone().into_owned()];
