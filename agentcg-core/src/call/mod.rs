@@ -11,6 +11,8 @@
 
 mod advice;
 mod evidence;
+#[cfg(test)]
+mod kernel_tests;
 mod oom;
 mod outcome;
 #[cfg(test)]
