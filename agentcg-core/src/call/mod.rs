@@ -12,6 +12,8 @@
 mod advice;
 mod evidence;
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod kernel_tests;
 mod oom;
 mod outcome;
