@@ -18,9 +18,8 @@ fn outcome(mut evidence: Evidence, command: &[&str]) -> Outcome {
         .usage
         .unavailable
         .insert("swap_peak_bytes", "this kernel has no memory.swap.peak: it came with 6.5".into());
-    let mut limits = Limits::default();
-    limits.memory_max = Some(Limit::Value(512 << 20));
-    limits.cpu_max = Some(0.5);
+    let memory_max = Some(Limit::Value(512 << 20));
+    let limits = Limits { memory_max, cpu_max: Some(0.5), ..Limits::default() };
     Outcome {
         call: "7".into(),
         session: "a".into(),
