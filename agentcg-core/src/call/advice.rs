@@ -107,7 +107,7 @@ fn oom_killed(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
             less_at_once(a, e);
         }
         Scope::Ancestor | Scope::Host => {
-            a.say("Others use that memory too: retry later, and take less.");
+            a.say("Others use that memory too: retry later.");
             a.suggest(Suggestion::WaitAndRetry);
             less_at_once(a, e);
         }
@@ -163,12 +163,19 @@ fn memory_hint(e: &Evidence, cause: &Cause) -> Option<String> {
 }
 
 fn less_at_once(a: &mut Advice, e: &Evidence) {
+    let or = if a.suggestions.iter().any(|s| matches!(s, Suggestion::RetryWithHint { .. })) {
+        "Or use"
+    } else {
+        "Use"
+    };
     // Whether it has workers is not known without pids.peak.
     if e.usage.pids_peak.is_none_or(|n| n >= 3) {
-        a.say("Or use less at once: fewer workers (pytest -n 2, make -j 2), smaller inputs.");
+        a.say(format!(
+            "{or} less at once: fewer workers (pytest -n 2, make -j 2), smaller inputs."
+        ));
         a.suggest(Suggestion::ReduceParallelism);
     } else {
-        a.say("Or use less at once: smaller inputs, or in parts.");
+        a.say(format!("{or} less at once: smaller inputs, or in parts."));
     }
 }
 
@@ -271,11 +278,14 @@ fn signaled(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
         }
         libc::SIGPIPE => a.say("The reader of its output had gone (SIGPIPE)."),
         libc::SIGKILL => {
-            a.say(format!("Another process ended it with SIGKILL. {}", no_oom(e)));
+            a.say(format!(
+                "It was ended by SIGKILL, sent by another process or by itself. {}",
+                no_oom(e)
+            ));
             a.suggest(Suggestion::RetryUnchanged);
         }
         _ => {
-            a.say(format!("Another process, or the program itself, ended it with {name}."));
+            a.say(format!("It was ended by {name}, sent by another process or by itself."));
             a.suggest(Suggestion::RetryUnchanged);
         }
     }

@@ -22,6 +22,10 @@ mod capture;
 mod clone;
 mod command;
 mod evidence;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod kernel_tests;
 mod oom;
 mod outcome;
 mod processes;

@@ -517,7 +517,9 @@ fn history() -> Result<()> {
         command.args(["-c", &format!("a = b'x' * ({mib} << 20)")]).history(history.clone());
         command
     };
-    exited(&eat(30).output()?, 0)?;
+    let first = eat(30).output()?;
+    exited(&first, 0)?;
+    first.record(&history)?;
     let proposed = history.propose(&agentcg_core::CommandKey::normalise(&["python3"]));
     ensure!(proposed.is_some_and(|p| p > 30 << 20), "{proposed:?}");
     // Twice what it took is not enough now, and four times is.
