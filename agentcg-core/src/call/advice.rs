@@ -74,7 +74,7 @@ pub(crate) fn advise(
         Verdict::Failed => failed(&mut a, e, cause),
         Verdict::Signaled => signaled(&mut a, e, cause),
         Verdict::OomKilled => oom_killed(&mut a, e, cause),
-        Verdict::TimedOut => timed_out(&mut a, e),
+        Verdict::TimedOut => timed_out(&mut a, e, cause),
         Verdict::PidsExhausted => pids_exhausted(&mut a, cause),
         Verdict::Cancelled => cancelled(&mut a, e),
         Verdict::SpawnFailed => spawn_failed(&mut a, e, cause),
@@ -303,14 +303,13 @@ fn no_oom(e: &Evidence) -> &'static str {
     }
 }
 
-fn timed_out(a: &mut Advice, e: &Evidence) {
+fn timed_out(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
     let Some(Stopped::TimedOut(timeout)) = e.stopped else { return };
     a.say(format!("It was stopped after its timeout of {}.", time(timeout)));
-    let (_, cause) = super::verdict::decide(e);
     if let Some(cause) = cause.filter(|_| e.oom_killed()) {
-        a.say(format!("Before that: {}", oom_sentence(e, &cause)));
+        a.say(format!("Before that: {}", oom_sentence(e, cause)));
         return if cause.scope == Scope::Call {
-            more_memory(a, e, &cause);
+            more_memory(a, e, cause);
         } else {
             a.say("Retry later, and take less.");
             a.suggest(Suggestion::WaitAndRetry);

@@ -261,3 +261,24 @@ fn who_killed_it_is_read_from_the_attribute() {
     assert_eq!(outcome.verdict, Verdict::Cancelled);
     assert!(outcome.advice.contains("by agentcg kill (pid 12)"));
 }
+
+/// With `lab.py run --mem 512M`: elsewhere it is left out, for it takes all the memory there is.
+#[test]
+#[ignore = "needs root, the controllers and a machine of less than 1 GiB"]
+fn the_machine_is_short_of_memory() {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = info.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap();
+    if total > 1 << 20 {
+        return;
+    }
+    let outcome = Place::new().run("all", &[], &format!("{}; true", hog(1024)));
+    let cause = outcome.cause.as_ref().unwrap();
+    let comm = cause.victim.as_ref().map(|v| v.comm.as_str());
+    let found = (outcome.verdict, cause.limit, cause.scope, comm);
+    assert_eq!(
+        found,
+        (Verdict::OomKilled, "memory", Scope::Host, Some("tail")),
+        "{}",
+        outcome.to_json()
+    );
+}

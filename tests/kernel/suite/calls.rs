@@ -519,8 +519,7 @@ fn history() -> Result<()> {
     };
     let first = eat(30).output()?;
     exited(&first, 0)?;
-    first.record(&history)?;
-    let proposed = history.propose(&agentcg_core::CommandKey::normalise(&["python3"]));
+    let proposed = history.propose(&agentcg_core::CommandKey::normalise(&first.command));
     ensure!(proposed.is_some_and(|p| p > 30 << 20), "{proposed:?}");
     // Twice what it took is not enough now, and four times is.
     let proposed = proposed.context("proposal")?;
