@@ -79,5 +79,5 @@ pub use scheduler::{
     CgroupRuntime, Scheduler, SchedulerConfig, SchedulerExit, SchedulerExitKind, SchedulerScope,
     SchedulerStats,
 };
-pub use session::{Priority, Session, SessionConfig, SessionUsage};
+pub use session::{Priority, Session, SessionConfig};
 pub use units::{parse_duration, parse_size};

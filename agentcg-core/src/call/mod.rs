@@ -204,7 +204,7 @@ impl CallControl {
     /// As [`ToolCall::usage`].
     pub fn usage(&self) -> Usage {
         self.slot.usage().unwrap_or_else(|| {
-            let now = Usage::read_live(&self.cgroup);
+            let now = Usage::read(&self.cgroup);
             // It may have ended while we read: then the last word was said before.
             self.slot.usage().unwrap_or(now)
         })
