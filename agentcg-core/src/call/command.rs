@@ -422,10 +422,10 @@ impl Command<'_> {
     }
 
     fn learn(&self, outcome: &Outcome) {
-        if let Some(history) = &self.history {
-            if let Err(e) = outcome.record(history) {
-                tracing::warn!("{e}");
-            }
+        if let Some(history) = &self.history
+            && let Err(e) = outcome.record(history)
+        {
+            tracing::warn!("{e}");
         }
     }
 

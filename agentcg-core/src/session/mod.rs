@@ -310,12 +310,12 @@ impl Session {
     /// What the session lets a call have, from the kernel's files, for another may have set them.
     pub(crate) fn bounds(&self) -> Bounds {
         let limit = |file| self.cgroup.limit(file).ok().and_then(Limit::value);
-        let mut bounds = Bounds::default();
-        bounds.memory_max = limit(LimitFile::MemoryMax);
-        bounds.pids_max = limit(LimitFile::PidsMax);
-        bounds.cpu_max = self.cgroup.cpu_max().ok().and_then(|max| max.cores());
-        bounds.time = self.config.time_max;
-        bounds
+        Bounds {
+            memory_max: limit(LimitFile::MemoryMax),
+            pids_max: limit(LimitFile::PidsMax),
+            cpu_max: self.cgroup.cpu_max().ok().and_then(|max| max.cores()),
+            time: self.config.time_max,
+        }
     }
 
     pub(crate) fn queue(&self) -> &GateMember {
