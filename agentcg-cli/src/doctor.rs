@@ -6,7 +6,7 @@ use agentcg_core::Capabilities;
 use anyhow::Result;
 use comfy_table::{Table, presets};
 
-use crate::output::Output;
+use crate::output::{Output, name};
 
 /// Options of `agentcg doctor`.
 #[derive(Debug, clap::Args)]
@@ -53,12 +53,4 @@ fn text(found: &Capabilities) -> String {
         if b.events { "BPF" } else { "none" },
         if found.can_run_and_measure() { "yes" } else { "no" },
     )
-}
-
-/// The name that a value has in JSON, so that text and JSON cannot differ.
-fn name(value: impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(s)) => s,
-        other => format!("{other:?}"),
-    }
 }

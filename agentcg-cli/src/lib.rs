@@ -1,9 +1,12 @@
-//! What the programs `agentcg` and `agentcgroupd` are made of. All of the work is in `agentcg-core`;
+//! What the programs `agentcg`, `agentcg-bash` and `agentcgroupd` are made of. All of the work is in `agentcg-core`;
 //! here are options, output and signals.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `doctor.rs`, `scheduler.rs`, `memcg.rs`, `process.rs` | one subcommand each |
+//! | `run.rs` | `agentcg run` |
+//! | `bash/` | `agentcg-bash` |
+//! | `tool_call.rs`, `forward.rs`, `records.rs` | what these two have in common: the call, signals, report and log |
 //! | `daemon/` | `agentcgroupd` |
 //! | `signals.rs` | SIGINT and SIGTERM as a descriptor |
 //! | `output.rs` | standard output that may go away, logging |
@@ -11,10 +14,15 @@
 // The programs are here to print.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod bash;
 pub mod daemon;
 pub mod doctor;
+pub mod forward;
 pub mod memcg;
 pub mod output;
 pub mod process;
+pub mod records;
+pub mod run;
 pub mod scheduler;
 pub mod signals;
+pub mod tool_call;

@@ -52,6 +52,27 @@ pub fn log_to_stderr(level: &str) {
         .init();
 }
 
+/// Logs warnings only, unless `RUST_LOG` says otherwise: its filter takes time to be made.
+pub fn log_warnings() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        return log_to_stderr("warn");
+    }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// The name that a value has in JSON, so that text and JSON cannot differ.
+pub fn name(value: impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(s)) => s,
+        other => format!("{other:?}"),
+    }
+}
+
 /// One line for the error and all its causes; status 1.
 pub fn finish(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|e| {

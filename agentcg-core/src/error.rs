@@ -133,6 +133,11 @@ impl Error {
         self
     }
 
+    /// The action that failed, as it was named when the error was made.
+    pub(crate) fn what(&self) -> &str {
+        &self.0.what
+    }
+
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -197,6 +197,8 @@ pub(crate) struct Root {
     partial_scheduler: AtomicBool,
     /// That we own it; a shared runtime does not.
     lock: Mutex<Option<OwnedFd>>,
+    /// That it is in use; only a shared runtime has it.
+    member: Option<OwnedFd>,
     shared: bool,
     supervisor: OnceLock<Supervisor>,
     gate: Arc<Gate>,
@@ -217,13 +219,10 @@ impl Root {
             }
         };
         let (cgroup, setup) = loop {
-            let cgroup = match parent.create_child(&name) {
-                Ok(cgroup) => {
-                    cgroup::set_attribute(&cgroup, MADE, b"1")?;
-                    cgroup
-                }
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name)?,
-                Err(e) => return Err(e),
+            let cgroup = match open_or_make(&parent, &name) {
+                // It was there and is gone, or was made and is gone: others use this root too.
+                Err(e) if e.kind() == ErrorKind::NotFound && parent.id().is_ok() => continue,
+                cgroup => cgroup?,
             };
             let setup = cgroup::lock_as(&cgroup, Lock::Setup, FlockOperation::LockExclusive);
             // Who had the lock before us may have removed it.
@@ -231,17 +230,29 @@ impl Root {
                 break (cgroup, setup?);
             }
         };
-        let lock = if shared { None } else { Some(cgroup::lock(&cgroup, Lock::Owner)?) };
+        let (lock, member) = if shared {
+            let how = FlockOperation::NonBlockingLockShared;
+            (None, Some(cgroup::lock_as(&cgroup, Lock::Member, how)?))
+        } else {
+            (Some(cgroup::lock(&cgroup, Lock::Owner)?), None)
+        };
         let mut root = Self {
             outside: parent.path().to_path_buf(),
             cgroup,
             controllers: Vec::new(),
             partial_scheduler: AtomicBool::new(false),
             lock: Mutex::new(lock),
+            member,
             shared,
             supervisor: OnceLock::new(),
             gate: Gate::new(options.capacity),
         };
+        // Room that another shared runtime has made, or one that was killed.
+        if let Ok(room) = parent.child(&CgroupName::new(OCCUPANTS)?)
+            && cgroup::has_attribute(&room, MADE)?
+        {
+            root.outside = room.path().to_path_buf();
+        }
         // From here on dropping the root undoes what was done.
         let taken = root.remove_leftovers(options.orphans).and_then(|()| {
             if !shared {
@@ -335,7 +346,10 @@ impl Root {
                 let done = cgroup::set_attribute(&level, ENABLED, names.join(" ").as_bytes())
                     .and_then(|()| level.enable(&[c]));
                 let done = match done {
-                    Err(e) if e.kind() == ErrorKind::Busy && level.path() == self.outside => {
+                    Err(e)
+                        if e.kind() == ErrorKind::Busy
+                            && Some(level.path()) == self.cgroup.path().parent() =>
+                    {
                         self.make_room(&level).and_then(|()| level.enable(&[c]))
                     }
                     done => done,
@@ -386,7 +400,10 @@ impl Root {
 
     fn release(&self) -> Result<()> {
         // The thread first: nothing of ours may run on.
-        let setup = self.setup()?;
+        let _setup = self.setup()?;
+        if !self.is_last()? {
+            return Ok(());
+        }
         let mut lock = self.lock.lock();
         if lock.is_none() {
             match cgroup::lock(&self.cgroup, Lock::Owner) {
@@ -413,11 +430,26 @@ impl Root {
             }
             cgroup::remove_attribute(level, ENABLED)?;
         }
-        drop(setup);
         if made {
             self.cgroup.remove()?;
         }
         self.give_room_back()
+    }
+
+    /// No other shared runtime uses the root. One that comes waits until we have released it.
+    fn is_last(&self) -> Result<bool> {
+        let how = FlockOperation::NonBlockingLockExclusive;
+        let alone = match &self.member {
+            Some(member) => {
+                rustix::fs::flock(member, how).map_err(|e| Error::os("lock", self.cgroup.path(), e))
+            }
+            None => cgroup::lock(&self.cgroup, Lock::Member).map(drop),
+        };
+        match alone {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Busy => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     fn give_room_back(&self) -> Result<()> {
@@ -428,6 +460,14 @@ impl Root {
         let (room, parent) = (Cgroup::open(&self.outside)?, Cgroup::open(parent)?);
         session::move_all(&room, &parent)?;
         room.remove()
+    }
+}
+
+fn open_or_make(parent: &Cgroup, name: &CgroupName) -> Result<Cgroup> {
+    match parent.create_child(name) {
+        Ok(cgroup) => cgroup::set_attribute(&cgroup, MADE, b"1").map(|()| cgroup),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(name),
+        Err(e) => Err(e),
     }
 }
 

@@ -73,8 +73,10 @@ const STEPS: [&str; 12] = [
     "set the groups",
     "set the group",
     "set the user",
-    "execute",
+    EXECUTE,
 ];
+/// The last step.
+pub(super) const EXECUTE: &str = "execute";
 const CGROUP: usize = 1;
 const SETSID: usize = 2;
 const STDIO: usize = 3;

@@ -58,6 +58,7 @@ const TEARDOWN: Duration = Duration::from_secs(10);
 pub struct Command<'a> {
     session: &'a Session,
     program: OsString,
+    arg0: Option<OsString>,
     args: Vec<OsString>,
     name: Option<String>,
     env: BTreeMap<OsString, Option<OsString>>,
@@ -95,6 +96,7 @@ impl Session {
         Command {
             session: self,
             program: program.as_ref().to_owned(),
+            arg0: None,
             args: Vec::new(),
             name: None,
             env: BTreeMap::new(),
@@ -137,6 +139,12 @@ impl Command<'_> {
     /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
         self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// What the program is told as its own name, `argv[0]`; by default the program as it was given.
+    pub fn arg0(&mut self, arg0: impl AsRef<OsStr>) -> &mut Self {
+        self.arg0 = Some(arg0.as_ref().to_owned());
         self
     }
 
@@ -622,7 +630,7 @@ impl Command<'_> {
 
     fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>, cpus: usize) -> Result<Launch> {
         let env = self.environment(plan, cpus);
-        let mut argv = vec![c_string(&self.program, "program")?];
+        let mut argv = vec![c_string(self.arg0.as_ref().unwrap_or(&self.program), "program")?];
         for arg in &self.args {
             argv.push(c_string(arg, "argument")?);
         }
@@ -659,10 +667,10 @@ impl Command<'_> {
         };
         let e = Error::os(failure.step, path, failure.errno);
         match (failure.step, failure.errno) {
-            ("execute", rustix::io::Errno::NOENT) => {
+            (clone::EXECUTE, rustix::io::Errno::NOENT) => {
                 e.or_help("check the name, the PATH of the call, and the interpreter of a script")
             }
-            ("execute", rustix::io::Errno::NOEXEC) => {
+            (clone::EXECUTE, rustix::io::Errno::NOEXEC) => {
                 e.or_help("a script needs a first line like #!/bin/sh")
             }
             ("make a process in the cgroup", rustix::io::Errno::AGAIN) => {

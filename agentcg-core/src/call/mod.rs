@@ -43,6 +43,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::Result;
 use crate::cgroup::Cgroup;
 
@@ -189,8 +191,34 @@ impl CallControl {
 
     fn stop(&self, grace: Option<Duration>) {
         if let Some(id) = self.id {
-            self.inbox.stop(id, Stopped::Cancelled("the caller".into()), grace);
+            self.inbox.stop(id, Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
         }
+    }
+
+    /// As [`cancel`](Self::cancel), with another signal in place of SIGTERM; `by` says who it was,
+    /// for the advice: "SIGINT to agentcg run".
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number that is no signal.
+    pub fn interrupt(&self, signal: i32, by: impl Into<String>) -> Result<()> {
+        let signal = processes::signal_of(signal)?;
+        if let Some(id) = self.id {
+            self.inbox.stop(id, Stopped::Cancelled(by.into()), signal, None);
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the main process, and leaves it at that. It may have ended: then nothing
+    /// is done.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number that is no signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let signal = processes::signal_of(signal)?;
+        if let Some(pid) = self.pid {
+            processes::signal_in(&self.cgroup, pid, signal);
+        }
+        Ok(())
     }
 
     /// Stops (or continues) all processes of the call where they are: `cgroup.freeze`.

@@ -277,6 +277,21 @@ impl Outcome {
         }
     }
 
+    /// The status that a shell would show: that of the command, 128 + n for signal n, 127 for a
+    /// program that was not found, 126 for one that cannot be executed; `None` when it was not
+    /// started for another reason, or its status is not known.
+    pub fn shell_status(&self) -> Option<i32> {
+        match &self.ended {
+            Ended::Exited(status) => Some(*status),
+            Ended::Signaled { signal, .. } => Some(128 + signal),
+            Ended::NotStarted(e) if e.what() == super::clone::EXECUTE => match e.errno() {
+                Some(libc::ENOENT | libc::ENOTDIR) => Some(127),
+                _ => Some(126),
+            },
+            Ended::NotStarted(_) | Ended::Unknown(_) => None,
+        }
+    }
+
     /// As JSON on one line, without the captured output.
     pub fn to_json(&self) -> String {
         // Only maps with keys that are no strings fail, and there is none.

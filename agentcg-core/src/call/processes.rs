@@ -4,6 +4,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::outcome::Survivor;
 use crate::cgroup::{Cgroup, path_of};
+use crate::{Error, Result};
 
 /// Visits every process; what cannot be read has vanished.
 fn each(cgroup: &Cgroup, visit: &mut dyn FnMut(i32)) {
@@ -25,14 +26,22 @@ pub(super) fn count(cgroup: &Cgroup) -> u32 {
 /// Sends a signal to every process. A pid that went to a stranger meanwhile is not hit: the process
 /// is held by a pidfd before its cgroup is looked at.
 pub(super) fn signal_all(cgroup: &Cgroup, signal: Signal) {
-    each(cgroup, &mut |pid| {
-        let Some(pid) = Pid::from_raw(pid) else { return };
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        if path_of(pid.as_raw_nonzero().get()).is_ok_and(|p| p.starts_with(cgroup.path())) {
-            // It may have ended: then there is nothing to be done.
-            let _ = pidfd_send_signal(&process, signal);
-        }
-    });
+    each(cgroup, &mut |pid| signal_in(cgroup, pid, signal));
+}
+
+/// As [`signal_all`], to one of them.
+pub(super) fn signal_in(cgroup: &Cgroup, pid: i32, signal: Signal) {
+    let Some(pid) = Pid::from_raw(pid) else { return };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    if path_of(pid.as_raw_nonzero().get()).is_ok_and(|p| p.starts_with(cgroup.path())) {
+        // It may have ended: then there is nothing to be done.
+        let _ = pidfd_send_signal(&process, signal);
+    }
+}
+
+pub(super) fn signal_of(number: i32) -> Result<Signal> {
+    Signal::from_named_raw(number)
+        .ok_or_else(|| Error::invalid("signal", number, "expected the number of a signal"))
 }
 
 /// Who is still there, with the state that explains it.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::evidence::{Baseline, End};
 use super::outcome::{Ended, Outcome, Sample, Stopped, Survivor};
@@ -192,13 +193,13 @@ impl Running {
             && self.end.ended.is_none()
             && due(Some(self.started + timeout))
         {
-            self.stop(Stopped::TimedOut(timeout), self.plan.grace);
+            self.stop(Stopped::TimedOut(timeout), Signal::TERM, self.plan.grace);
         }
         Next::Wait
     }
 
-    /// SIGTERM to all of it now, SIGKILL after the grace.
-    pub(super) fn stop(&mut self, why: Stopped, grace: Duration) {
+    /// A signal to all of it now, SIGKILL after the grace.
+    pub(super) fn stop(&mut self, why: Stopped, signal: Signal, grace: Duration) {
         if self.end.ended.is_some() {
             return;
         }
@@ -209,7 +210,7 @@ impl Running {
             self.kill();
         } else if self.end.kill_at.is_none_or(|at| kill_at < at) {
             self.end.kill_at = Some(kill_at);
-            processes::signal_all(&self.cgroup, rustix::process::Signal::TERM);
+            processes::signal_all(&self.cgroup, signal);
         }
     }
 

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::outcome::{Outcome, Stopped};
 use super::running::{Next, Running, Source};
@@ -96,7 +97,7 @@ impl Slot {
 /// What the thread is told.
 enum Message {
     Start(u64, Box<Running>, Arc<Slot>),
-    Stop { id: u64, why: Stopped, grace: Option<Duration> },
+    Stop { id: u64, why: Stopped, signal: Signal, grace: Option<Duration> },
     Quit,
 }
 
@@ -128,9 +129,9 @@ impl Inbox {
         id
     }
 
-    /// Ends a call: with its own grace, or the one given.
-    pub(super) fn stop(&self, id: u64, why: Stopped, grace: Option<Duration>) {
-        self.send(Message::Stop { id, why, grace });
+    /// Ends a call by a signal: with its own grace, or the one given.
+    pub(super) fn stop(&self, id: u64, why: Stopped, signal: Signal, grace: Option<Duration>) {
+        self.send(Message::Stop { id, why, signal, grace });
     }
 }
 
@@ -260,9 +261,9 @@ impl Watch {
                 self.calls.insert(id, (*call, slot));
                 self.act(id, |_| Next::Wait);
             }
-            Message::Stop { id, why, grace } => self.act(id, |call| {
+            Message::Stop { id, why, signal, grace } => self.act(id, |call| {
                 let grace = grace.unwrap_or(call.plan.grace);
-                call.stop(why, grace);
+                call.stop(why, signal, grace);
                 Next::Wait
             }),
             Message::Quit => return false,

@@ -78,6 +78,8 @@ pub(crate) enum Lock {
     Values,
     /// Sessions of a runtime are being made or removed.
     Setup,
+    /// Shared: a runtime of several uses the root.
+    Member,
 }
 
 /// Takes the `flock`, held by the returned descriptor; `Busy` when another has it.
@@ -92,6 +94,7 @@ pub(crate) fn lock_as(cgroup: &Cgroup, lock: Lock, how: FlockOperation) -> Resul
         Lock::Owner => ("cgroup.controllers", OFlags::RDONLY),
         Lock::Values => (".", OFlags::RDONLY | OFlags::DIRECTORY),
         Lock::Setup => ("cgroup.procs", OFlags::RDONLY),
+        Lock::Member => ("cgroup.events", OFlags::RDONLY),
     };
     let fd = cgroup.open_file(file, flags)?;
     loop {

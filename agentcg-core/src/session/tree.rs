@@ -140,14 +140,23 @@ pub(crate) fn remove_orphans(session: &Cgroup, outside: &Path, orphans: Orphans)
             continue;
         }
         let Ok(_lock) = cgroup::lock(&call, Lock::Owner) else { continue };
-        if orphans == Orphans::Kill {
-            call.kill()?;
-            call.wait_populated(false, KILL_TIMEOUT)?;
+        match remove_orphan(&call, outside, orphans) {
+            // Its owner was just removing it.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            removed => removed?,
         }
-        call.walk(&mut |c| Origins::default().evacuate(c, outside))?;
-        call.remove_tree()?;
     }
     Ok(())
+}
+
+/// Removes a call that has no owner.
+pub(crate) fn remove_orphan(call: &Cgroup, outside: &Path, orphans: Orphans) -> Result<()> {
+    if orphans == Orphans::Kill {
+        call.kill()?;
+        call.wait_populated(false, KILL_TIMEOUT)?;
+    }
+    call.walk(&mut |c| Origins::default().evacuate(c, outside))?;
+    call.remove_tree()
 }
 
 /// The calls of a session.
