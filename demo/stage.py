@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import calls
 import workloads
 from summary import HIGH, LOW, Interval, Sessions, table
 from watch import Daemon, Events
@@ -114,6 +115,9 @@ class Stage:
                 self.act(sessions, daemon, events)
                 self.suite.stop()
                 self.build.stop()
+            say("\ntool calls, each in a cgroup of its own:")
+            for line in calls.show(self.programs / "agentcg", self.directory):
+                say(line)
         report = json.loads((self.directory / "report.json").read_text())
         self.conclude(report, daemon, events)
         return 0

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`Runtime`] | the owner of a cgroup subtree and of everything below |
 //! | [`Session`] | one agent's cgroup, with a priority and limits |
+//! | [`Command`], [`Outcome`] | one tool call: limited, measured, ended whole, explained |
+//! | [`Hint`], [`History`], [`Capacity`] | what a call needs, what it took before, waiting for room |
 //! | [`Scheduler`] | a sched_ext CPU scheduler by cgroup weight |
 //! | [`MemoryProtection`] | high-priority memory is kept while it is short |
 //! | [`EventStream`] | what processes do: exec, exit, fork, file open |
@@ -14,7 +16,7 @@
 //! Handles undo what they did when they are dropped; what a killed process left is undone by the
 //! next [`Runtime`]. Errors say what failed, where, what the kernel answered and the way out. The
 //! library prints nothing (it logs through `tracing`), installs no signal handlers and changes no
-//! state of the process.
+//! state of the process. Calls that are not waited for at once are watched by one thread a runtime.
 //!
 //! Needs kernel 5.14 with cgroup v2 (for `cgroup.kill`); everything above that is probed.
 //!
@@ -26,7 +28,8 @@
 //! config.priority = Priority::High;
 //! let session = runtime.session("agent-1", config)?;
 //! let scheduler = runtime.start_scheduler(SchedulerConfig::default())?;
-//! runtime.move_pid(4711, &session)?;
+//! let outcome = session.command("make").arg("test").hint("memory:2G".parse()?).output()?;
+//! println!("{:?}: {}", outcome.verdict, outcome.advice);
 //! # Ok::<(), agentcg_core::Error>(())
 //! ```
 

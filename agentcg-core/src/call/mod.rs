@@ -52,6 +52,7 @@ pub use advice::Suggestion;
 pub use cancel::Canceller;
 pub use command::Command;
 pub(crate) use evidence::Ancestors;
+pub(crate) use oom::open_log as open_kernel_log;
 pub use oom::parse as parse_kernel_log;
 use outcome::Stopped;
 pub use outcome::{

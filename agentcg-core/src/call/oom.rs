@@ -122,22 +122,23 @@ pub(crate) enum LoggedLimit {
     Cgroup(PathBuf),
 }
 
+/// Opens the kernel log; else says why it cannot be read.
+pub(crate) fn open_log() -> Result<std::os::fd::OwnedFd, String> {
+    openat(CWD, c"/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| match e {
+            Errno::PERM | Errno::ACCESS => {
+                "reading /dev/kmsg needs CAP_SYSLOG (or root and kernel.dmesg_restrict=0)"
+                    .to_owned()
+            }
+            e => format!("opening /dev/kmsg failed: {e}"),
+        })
+}
+
 /// The OOM kill in the cgroup `path` or below it in the last `ago`, or why it is not known.
 pub(crate) fn look_up(path: &Path, ago: Duration) -> Result<Kill, String> {
     let names = Names::of(path)?;
     let mut search = Search::new(&names, ago);
-    let log = openat(
-        CWD,
-        c"/dev/kmsg",
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| match e {
-        Errno::PERM | Errno::ACCESS => {
-            "reading /dev/kmsg needs CAP_SYSLOG (or root and kernel.dmesg_restrict=0)".to_owned()
-        }
-        e => format!("opening /dev/kmsg failed: {e}"),
-    })?;
+    let log = open_log()?;
     let mut buf = [0; 8192];
     let mut waited = false;
     loop {

@@ -57,6 +57,10 @@ pub(super) fn probe() -> Vec<Capability> {
     list.extend(inside(place.ok(), available.contains(&Controller::Memory)));
     list.push(psi());
     list.push(clone_into_cgroup());
+    list.push(match crate::call::open_kernel_log() {
+        Ok(_) => Capability::yes("kernel_log", "/dev/kmsg"),
+        Err(why) => Capability::no("kernel_log", why, "run as root, or with CAP_SYSLOG"),
+    });
     list
 }
 

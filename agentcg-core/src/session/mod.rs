@@ -282,6 +282,16 @@ impl Session {
         tree::kill_calls(&self.cgroup, "the session")
     }
 
+    /// Kills every process of the session, the harness included: `cgroup.kill` (kernel 5.14). Do
+    /// not kill the session that you are in.
+    ///
+    /// # Errors
+    /// Those of [`Cgroup::kill`].
+    pub fn kill(&self) -> Result<()> {
+        self.kill_calls()?;
+        self.cgroup.kill()
+    }
+
     /// The `agent` cgroup, made when it is needed.
     fn agent(&self) -> Result<Cgroup> {
         tree::agent(&self.cgroup, &self.config.agent)

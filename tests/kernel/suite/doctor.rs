@@ -81,6 +81,7 @@ fn lab_kernels() -> Result<()> {
         "memory_reclaim",
         "psi",
         "clone3_into_cgroup",
+        "kernel_log",
         "btf",
         "bpf_privilege",
         "process_events",
