@@ -8,6 +8,7 @@
 //! | [`MemoryProtection`] | high-priority memory is kept while it is short |
 //! | [`EventStream`] | what processes do: exec, exit, fork, file open |
 //! | [`Capabilities`] | what this kernel allows, why not, and how to get it |
+//! | [`inspect()`] | the sessions and calls of a root, seen from outside |
 //! | [`Cgroup`] | cgroup v2 itself |
 //!
 //! Handles undo what they did when they are dropped; what a killed process left is undone by the
@@ -38,6 +39,7 @@ mod error;
 mod events;
 mod hint;
 mod history;
+mod inspect;
 mod limits;
 mod memory;
 mod probe;
@@ -70,6 +72,7 @@ pub use events::{
 };
 pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
 pub use history::{CommandKey, History, Run};
+pub use inspect::{CallView, SessionView, inspect};
 pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
