@@ -123,6 +123,11 @@ def seconds(value: object) -> str:
     return f"{value / 1e6:.1f} s" if isinstance(value, int) else "not known"
 
 
+def cpu_us(usage: Mapping[str, Any]) -> int | None:
+    """CPU time in user mode and in the kernel."""
+    return usage["cpu_user_us"] + usage["cpu_system_us"] if usage else None
+
+
 def table(
     report: Mapping[str, Any], intervals: Sequence[Interval], counts: Mapping[str, Counts], started: float
 ) -> Iterator[str]:
@@ -138,7 +143,7 @@ def table(
         yield row("CPU share, measured *", [f"{100 * share[name]:.0f} %" for name in NAMES])
     else:
         yield row("CPU share, measured *", ["never contended"])
-    yield row("CPU time", [seconds(u.get("cpu", {}).get("usage_usec")) for u in usage])
+    yield row("CPU time", [seconds(cpu_us(u)) for u in usage])
     yield row("memory peak", [mib(u.get("memory_peak_bytes")) for u in usage])
     yield row("stalled for memory", [seconds(u.get("memory_stall_us")) for u in usage])
     yield row("processes moved in", [str(session["processes_moved"]) for session in sessions])

@@ -17,7 +17,7 @@ def main(command: list[str]) -> int:
             session.move_pid(os.getpid())  # children are born where their parent is
             status = subprocess.run(command, check=False).returncode
             usage = session.usage()
-    print(f"CPU: {usage.cpu.usage_usec} µs, {usage.cpu.system_usec} of them in the kernel")
+    print(f"CPU: {usage.cpu_user_us} µs, and {usage.cpu_system_us} in the kernel")
     if usage.memory_peak_bytes is not None:
         print(f"memory: {usage.memory_peak_bytes >> 10} KiB at most")
     return status

@@ -53,32 +53,24 @@ type SessionConfig struct {
 	PidsMax    Limit   // pids.max
 }
 
-// CPUStat is cpu.stat, in µs.
-type CPUStat struct {
-	Usage     uint64  `json:"usage_usec"`
-	User      uint64  `json:"user_usec"`
-	System    uint64  `json:"system_usec"`
-	Throttled *uint64 `json:"throttled_usec"` // by cpu.max
-}
-
-// MemoryEvents is memory.events: how often limits were met.
-type MemoryEvents struct {
-	Low          uint64  `json:"low"`
-	High         uint64  `json:"high"`
-	Max          uint64  `json:"max"`
-	OOM          uint64  `json:"oom"`
-	OOMKill      uint64  `json:"oom_kill"`
-	OOMGroupKill *uint64 `json:"oom_group_kill"`
-}
-
-// SessionUsage is what a session has used so far. Nil: the kernel did not give it, as without the
-// memory controller.
-type SessionUsage struct {
-	CPU           CPUStat       `json:"cpu"`
-	MemoryCurrent *uint64       `json:"memory_current_bytes"`
-	MemoryPeak    *uint64       `json:"memory_peak_bytes"`
-	MemoryStall   *uint64       `json:"memory_stall_us"` // time in which some task stalled for memory
-	MemoryEvents  *MemoryEvents `json:"memory_events"`
+// Usage is what a cgroup and all below it have used so far. Nil: the kernel did not give it; then
+// Unavailable has the reason, by the name of the JSON member.
+type Usage struct {
+	CPUUser       *uint64           `json:"cpu_user_us"`
+	CPUSystem     *uint64           `json:"cpu_system_us"`
+	CPUThrottled  *uint64           `json:"cpu_throttled_us"` // held back by its own cpu.max
+	CPUStall      *uint64           `json:"cpu_stall_us"`     // some task waited for a CPU
+	MemoryCurrent *uint64           `json:"memory_current_bytes"`
+	MemoryPeak    *uint64           `json:"memory_peak_bytes"`
+	SwapPeak      *uint64           `json:"swap_peak_bytes"`
+	MemoryStall   *uint64           `json:"memory_stall_us"`    // some task waited for memory
+	MemoryHigh    *uint64           `json:"memory_high_events"` // slowed at its own memory.high
+	OOMKills      *uint64           `json:"oom_kills"`
+	IORead        *uint64           `json:"io_read_bytes"`
+	IOWrite       *uint64           `json:"io_write_bytes"`
+	IOStall       *uint64           `json:"io_stall_us"` // some task waited for I/O
+	PidsPeak      *uint64           `json:"pids_peak"`
+	Unavailable   map[string]string `json:"unavailable"`
 }
 
 // Session is one agent's cgroup.
@@ -120,7 +112,7 @@ func (s *Session) Path() string {
 }
 
 // Usage reads what the session has used so far.
-func (s *Session) Usage() (*SessionUsage, error) {
+func (s *Session) Usage() (*Usage, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.c == nil {
@@ -130,7 +122,7 @@ func (s *Session) Usage() (*SessionUsage, error) {
 	if err := check(C.agentcg_session_usage_json(s.c, &text)); err != nil {
 		return nil, err
 	}
-	usage := &SessionUsage{}
+	usage := &Usage{}
 	return usage, decode(text, usage)
 }
 

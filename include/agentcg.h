@@ -657,14 +657,15 @@ agentcg_error_t *agentcg_session_open(const agentcg_runtime_t *runtime,
 const char *agentcg_session_path(const agentcg_session_t *session);
 
 /**
- * What the session has used so far, as JSON: `cpu` (`usage_usec`, `user_usec`, `system_usec`,
- * `throttled_usec`; from `cpu.stat`), `memory_current_bytes`, `memory_peak_bytes`,
- * `memory_stall_us` (`memory.pressure`), `memory_events` (`memory.events`). Null: the kernel did
- * not give it, as without the memory controller.
+ * What the session has used so far, as a JSON object: `cpu_user_us`, `cpu_system_us`,
+ * `cpu_throttled_us`, `memory_current_bytes`, `memory_peak_bytes`, `swap_peak_bytes`,
+ * `memory_stall_us`, `cpu_stall_us`, `io_stall_us`, `io_read_bytes`, `io_write_bytes`, `pids_peak`,
+ * `memory_high_events`, `oom_kills`. What the kernel did not give, as without the memory
+ * controller, is left out, and named with the reason in `unavailable`.
  *
  * `json_out` receives a string that the caller frees with `agentcg_string_free`.
  *
- * Errors: those of reading `cpu.stat`; INVALID_INPUT for NULL.
+ * Errors: NOT_FOUND when the cgroup is gone; INVALID_INPUT for NULL.
  */
 agentcg_error_t *agentcg_session_usage_json(const agentcg_session_t *session, char **json_out);
 

@@ -147,14 +147,15 @@ pub unsafe extern "C" fn agentcg_session_path(session: *const agentcg_session_t)
     unsafe { session.as_ref() }.map_or(std::ptr::null(), |s| s.path.as_ptr())
 }
 
-/// What the session has used so far, as JSON: `cpu` (`usage_usec`, `user_usec`, `system_usec`,
-/// `throttled_usec`; from `cpu.stat`), `memory_current_bytes`, `memory_peak_bytes`,
-/// `memory_stall_us` (`memory.pressure`), `memory_events` (`memory.events`). Null: the kernel did
-/// not give it, as without the memory controller.
+/// What the session has used so far, as a JSON object: `cpu_user_us`, `cpu_system_us`,
+/// `cpu_throttled_us`, `memory_current_bytes`, `memory_peak_bytes`, `swap_peak_bytes`,
+/// `memory_stall_us`, `cpu_stall_us`, `io_stall_us`, `io_read_bytes`, `io_write_bytes`, `pids_peak`,
+/// `memory_high_events`, `oom_kills`. What the kernel did not give, as without the memory
+/// controller, is left out, and named with the reason in `unavailable`.
 ///
 /// `json_out` receives a string that the caller frees with `agentcg_string_free`.
 ///
-/// Errors: those of reading `cpu.stat`; INVALID_INPUT for NULL.
+/// Errors: NOT_FOUND when the cgroup is gone; INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_session_usage_json(
     session: *const agentcg_session_t,
@@ -165,7 +166,7 @@ pub unsafe extern "C" fn agentcg_session_usage_json(
         let out = unsafe { args::out(json_out, "json_out") }?;
         // SAFETY: the caller passes NULL or a session that it has not freed.
         let session = unsafe { args::handle(session, "session") }?;
-        *out = args::json(&session.session.usage()?)?;
+        *out = args::string(session.session.usage()?.to_json())?;
         Ok(())
     })
 }

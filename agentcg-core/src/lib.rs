@@ -7,6 +7,7 @@
 //! | [`Scheduler`] | a sched_ext CPU scheduler by cgroup weight |
 //! | [`MemoryProtection`] | high-priority memory is kept while it is short |
 //! | [`EventStream`] | what processes do: exec, exit, fork, file open |
+//! | [`Hint`], [`History`], [`budget`](fn@budget), [`Admission`] | what a call needs, took before, is told, and waits for |
 //! | [`Capabilities`] | what this kernel allows, why not, and how to get it |
 //! | [`inspect()`] | the sessions and calls of a root, seen from outside |
 //! | [`Cgroup`] | cgroup v2 itself |
@@ -81,5 +82,5 @@ pub use scheduler::{
     CgroupRuntime, Scheduler, SchedulerConfig, SchedulerExit, SchedulerExitKind, SchedulerScope,
     SchedulerStats,
 };
-pub use session::{Priority, Session, SessionConfig, SessionUsage};
+pub use session::{Priority, Session, SessionConfig};
 pub use units::{parse_duration, parse_size};

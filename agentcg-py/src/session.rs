@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
-use crate::handle::{Handle, json};
+use crate::handle::Handle;
 
 /// One agent's cgroup.
 #[pyclass(frozen, module = "agentcg._native")]
@@ -16,7 +16,7 @@ impl Session {
     }
 
     fn usage(&self, py: Python<'_>) -> PyResult<String> {
-        json(&self.0.with(py, |s| s.usage())?)
+        self.0.with(py, |s| s.usage().map(|usage| usage.to_json()))
     }
 
     fn move_pid(&self, py: Python<'_>, pid: i32) -> PyResult<()> {

@@ -43,7 +43,9 @@ func main() {
 	command.Wait()
 	usage, err := session.Usage()
 	check(err)
-	fmt.Println("CPU:", usage.CPU.Usage, "µs")
+	if usage.CPUUser != nil && usage.CPUSystem != nil {
+		fmt.Println("CPU:", *usage.CPUUser+*usage.CPUSystem, "µs")
+	}
 
 	check(events.Close())
 	check(session.Close())

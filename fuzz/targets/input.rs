@@ -1,4 +1,5 @@
-//! Text as users write it: names, sizes, durations, event kinds, filters, hints, command lines.
+//! Text as users write it (names, sizes, durations, event kinds, filters, hints, command lines) and
+//! as the kernel logs it.
 #![no_main]
 
 use std::ffi::OsStr;
@@ -9,6 +10,16 @@ use agentcg_core::{parse_duration, parse_size};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
+    // Found by chance the beginnings of the records would be rare.
+    let kinds: [&[u8]; 4] = [
+        b"",
+        b"6,1,2,-;oom-kill:constraint=",
+        b"3,1,2,-;Out of memory: Killed process ",
+        b"6,1,2,-;Tasks in ",
+    ];
+    for kind in kinds {
+        let _ = agentcg_core::fuzzing::parse_kernel_log(&[kind, bytes].concat());
+    }
     let text = String::from_utf8_lossy(bytes);
     let _ = parse_size(&text);
     let _ = parse_duration(&text);

@@ -20,7 +20,7 @@ from agentcg._memory import MemoryProtection, MemoryStats, ProtectionWindow
 from agentcg._native import __version__
 from agentcg._runtime import Runtime
 from agentcg._scheduler import Scheduler, SchedulerExit, SchedulerStats
-from agentcg._session import CpuStat, MemoryEvents, Session, SessionUsage
+from agentcg._session import Session, Usage
 from agentcg._stream import EventStats, EventStream, MissingProbe
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "BashReadline",
     "Capabilities",
     "Capability",
-    "CpuStat",
     "Dropped",
     "Event",
     "EventStats",
@@ -39,7 +38,6 @@ __all__ = [
     "FileOpen",
     "Fork",
     "LimitError",
-    "MemoryEvents",
     "MemoryProtection",
     "MemoryStats",
     "MissingProbe",
@@ -52,9 +50,9 @@ __all__ = [
     "SchedulerExit",
     "SchedulerStats",
     "Session",
-    "SessionUsage",
     "Unknown",
     "UnsupportedError",
+    "Usage",
     "__version__",
     "capabilities",
 ]

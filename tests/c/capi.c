@@ -129,7 +129,7 @@ static void sessions(agentcg_runtime_t *runtime, const char *root)
 
 	OK(agentcg_move_pid(runtime, getpid(), session));
 	OK(agentcg_session_usage_json(session, &json));
-	CHECK(strstr(json, "\"usage_usec\":"));
+	CHECK(strstr(json, "\"cpu_user_us\":"));
 	agentcg_string_free(json);
 	agentcg_error_t *error = agentcg_move_pid(runtime, 0x7fffffff, session);
 	CHECK(agentcg_error_errno(error) == ENOENT || agentcg_error_errno(error) == ESRCH);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentcg_core::{MemoryStats, SchedulerStats, SessionUsage};
+use agentcg_core::{MemoryStats, SchedulerStats, Usage};
 use serde::Serialize;
 
 use super::Daemon;
@@ -20,7 +20,7 @@ struct SessionReport {
     cgroup: String,
     cpu_weight: Option<u32>,
     processes_moved: u64,
-    usage: Option<SessionUsage>,
+    usage: Option<Usage>,
 }
 
 impl Report {

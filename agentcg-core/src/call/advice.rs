@@ -74,7 +74,7 @@ pub(crate) fn advise(
         Verdict::Failed => failed(&mut a, e, cause),
         Verdict::Signaled => signaled(&mut a, e, cause),
         Verdict::OomKilled => oom_killed(&mut a, e, cause),
-        Verdict::TimedOut => timed_out(&mut a, e),
+        Verdict::TimedOut => timed_out(&mut a, e, cause),
         Verdict::PidsExhausted => pids_exhausted(&mut a, cause),
         Verdict::Cancelled => cancelled(&mut a, e),
         Verdict::SpawnFailed => spawn_failed(&mut a, e, cause),
@@ -107,7 +107,7 @@ fn oom_killed(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
             less_at_once(a, e);
         }
         Scope::Ancestor | Scope::Host => {
-            a.say("Others use that memory too: retry later, and take less.");
+            a.say("Others use that memory too: retry later.");
             a.suggest(Suggestion::WaitAndRetry);
             less_at_once(a, e);
         }
@@ -163,12 +163,19 @@ fn memory_hint(e: &Evidence, cause: &Cause) -> Option<String> {
 }
 
 fn less_at_once(a: &mut Advice, e: &Evidence) {
+    let or = if a.suggestions.iter().any(|s| matches!(s, Suggestion::RetryWithHint { .. })) {
+        "Or use"
+    } else {
+        "Use"
+    };
     // Whether it has workers is not known without pids.peak.
     if e.usage.pids_peak.is_none_or(|n| n >= 3) {
-        a.say("Or use less at once: fewer workers (pytest -n 2, make -j 2), smaller inputs.");
+        a.say(format!(
+            "{or} less at once: fewer workers (pytest -n 2, make -j 2), smaller inputs."
+        ));
         a.suggest(Suggestion::ReduceParallelism);
     } else {
-        a.say("Or use less at once: smaller inputs, or in parts.");
+        a.say(format!("{or} less at once: smaller inputs, or in parts."));
     }
 }
 
@@ -271,11 +278,14 @@ fn signaled(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
         }
         libc::SIGPIPE => a.say("The reader of its output had gone (SIGPIPE)."),
         libc::SIGKILL => {
-            a.say(format!("Another process ended it with SIGKILL. {}", no_oom(e)));
+            a.say(format!(
+                "It was ended by SIGKILL, sent by another process or by itself. {}",
+                no_oom(e)
+            ));
             a.suggest(Suggestion::RetryUnchanged);
         }
         _ => {
-            a.say(format!("Another process, or the program itself, ended it with {name}."));
+            a.say(format!("It was ended by {name}, sent by another process or by itself."));
             a.suggest(Suggestion::RetryUnchanged);
         }
     }
@@ -293,14 +303,13 @@ fn no_oom(e: &Evidence) -> &'static str {
     }
 }
 
-fn timed_out(a: &mut Advice, e: &Evidence) {
+fn timed_out(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
     let Some(Stopped::TimedOut(timeout)) = e.stopped else { return };
     a.say(format!("It was stopped after its timeout of {}.", time(timeout)));
-    let (_, cause) = super::verdict::decide(e);
     if let Some(cause) = cause.filter(|_| e.oom_killed()) {
-        a.say(format!("Before that: {}", oom_sentence(e, &cause)));
+        a.say(format!("Before that: {}", oom_sentence(e, cause)));
         return if cause.scope == Scope::Call {
-            more_memory(a, e, &cause);
+            more_memory(a, e, cause);
         } else {
             a.say("Retry later, and take less.");
             a.suggest(Suggestion::WaitAndRetry);

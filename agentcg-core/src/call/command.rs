@@ -430,10 +430,10 @@ impl Command<'_> {
     }
 
     fn learn(&self, outcome: &Outcome) {
-        if let Some(history) = &self.history {
-            if let Err(e) = outcome.record(history) {
-                tracing::warn!("{e}");
-            }
+        if let Some(history) = &self.history
+            && let Err(e) = outcome.record(history)
+        {
+            tracing::warn!("{e}");
         }
     }
 
@@ -454,9 +454,9 @@ impl Command<'_> {
         let plan = self.plan(&call, memory);
         call.configure(&plan.limits, self.oom_group)?;
         let score = self.oom_score_adj.or(call.calls().oom_score_adj());
-        let mut launch = self.launch(&plan, score)?;
+        let mut launch = self.launch(&plan, score, call.calls().cpus())?;
         launch.stdio = opened.raw();
-        call.describe(&plan.command);
+        call.describe(&plan.command)?;
         let pipes = Pipes::from(std::mem::take(&mut opened.ours));
 
         let queued = Instant::now();
@@ -608,7 +608,7 @@ impl Command<'_> {
         words.map(|w| w.to_string_lossy().into_owned()).collect()
     }
 
-    fn environment(&self, plan: &Plan) -> BTreeMap<OsString, OsString> {
+    fn environment(&self, plan: &Plan, cpus: usize) -> BTreeMap<OsString, OsString> {
         let mut env: BTreeMap<OsString, OsString> =
             if self.env_clear { BTreeMap::new() } else { std::env::vars_os().collect() };
         for (key, value) in &self.env {
@@ -621,7 +621,6 @@ impl Command<'_> {
         env.insert("AGENTCG_CALL".into(), (&plan.call).into());
         if self.budget {
             let limits = plan.limits.over(&self.session.config().limits);
-            let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
             for (name, value) in budget(&limits, cpus, &|name| env.contains_key(OsStr::new(name))) {
                 env.insert(name.into(), value.into());
             }
@@ -629,8 +628,8 @@ impl Command<'_> {
         env
     }
 
-    fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>) -> Result<Launch> {
-        let env = self.environment(plan);
+    fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>, cpus: usize) -> Result<Launch> {
+        let env = self.environment(plan, cpus);
         let mut argv = vec![c_string(self.arg0.as_ref().unwrap_or(&self.program), "program")?];
         for arg in &self.args {
             argv.push(c_string(arg, "argument")?);

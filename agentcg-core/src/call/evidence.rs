@@ -16,7 +16,7 @@ use crate::limits::Limits;
 /// The attribute by which `agentcg kill` says on a call's cgroup who has killed it.
 pub(crate) const KILLED_BY: &CStr = c"user.agentcg.killed";
 
-/// How long ago the end of a call can be when its outcome is made, beyond its duration.
+/// How long ago the end of a call can be when its outcome is made.
 const TEARDOWN: Duration = Duration::from_secs(30);
 
 /// The cgroups above a call, from `SESSION/calls` up to the mount point, with their event files kept
@@ -178,7 +178,10 @@ impl End<'_> {
         };
         let mut no_victim = None;
         if evidence.oom_killed() {
-            match oom::look_up(self.cgroup.path(), self.duration + TEARDOWN) {
+            // By the wall clock, unless that was set meanwhile.
+            let ago = self.started_at.elapsed().unwrap_or(Duration::MAX);
+            let ago = ago.clamp(self.duration, self.duration.saturating_add(TEARDOWN));
+            match oom::look_up(self.cgroup.path(), ago) {
                 Ok(kill) => evidence.kill = Some(kill),
                 Err(why) => no_victim = Some(why),
             }

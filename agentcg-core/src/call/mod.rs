@@ -22,6 +22,10 @@ mod capture;
 mod clone;
 mod command;
 mod evidence;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod kernel_tests;
 mod oom;
 mod outcome;
 mod processes;
@@ -228,7 +232,7 @@ impl CallControl {
     /// As [`ToolCall::usage`].
     pub fn usage(&self) -> Usage {
         self.slot.usage().unwrap_or_else(|| {
-            let now = Usage::read_live(&self.cgroup);
+            let now = Usage::read(&self.cgroup);
             // It may have ended while we read: then the last word was said before.
             self.slot.usage().unwrap_or(now)
         })

@@ -125,7 +125,7 @@ pub(crate) enum LoggedLimit {
 /// The OOM kill in the cgroup `path` or below it in the last `ago`, or why it is not known.
 pub(crate) fn look_up(path: &Path, ago: Duration) -> Result<Kill, String> {
     let names = Names::of(path)?;
-    let mut search = Search { names: &names, since: since(ago), killed: None, found: None };
+    let mut search = Search::new(&names, ago);
     let log = openat(
         CWD,
         c"/dev/kmsg",
@@ -159,15 +159,6 @@ pub(crate) fn look_up(path: &Path, ago: Duration) -> Result<Kill, String> {
         "the kernel log has no record of it: it was overwritten, or left out by its rate limit"
             .into()
     })
-}
-
-/// The earliest time of a record that can be about it, on the log's clock, µs. That clock is not
-/// corrected by NTP as `CLOCK_MONOTONIC` is (at most by 500 ppm), so it is allowed to differ.
-fn since(ago: Duration) -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
-    let slack = Duration::from_secs(2) + now / 1000;
-    u64::try_from(now.saturating_sub(ago + slack).as_micros()).unwrap_or(0)
 }
 
 /// How the kernel names a cgroup, and how we do.
@@ -221,18 +212,39 @@ impl Names {
     }
 }
 
-/// Goes through the records and keeps the last kill that fits.
+/// Goes through the records and keeps the first kill that fits: when several processes are killed one
+/// after the other, it is the first that was too large.
+///
+/// The log's clock is not corrected by NTP as `CLOCK_MONOTONIC` is (at most by 500 ppm), so a record
+/// of this call can seem to be from before its start. Such a one is taken when there is none after it,
+/// and then the last, for another call may have had the name before.
 struct Search<'a> {
     names: &'a Names,
-    since: u64,
+    /// The call's start by `CLOCK_MONOTONIC`, µs.
+    start: u64,
+    /// The earliest that its start can be by the log's clock, µs.
+    earliest: u64,
     killed: Option<Victim>,
     found: Option<Kill>,
+    found_after_start: bool,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(names: &'a Names, ago: Duration) -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+        let slack = Duration::from_secs(2) + now / 1000;
+        let us = |ago| u64::try_from(now.saturating_sub(ago).as_micros()).unwrap_or(0);
+        Self::between(names, us(ago), us(ago.saturating_add(slack)))
+    }
+
+    fn between(names: &'a Names, start: u64, earliest: u64) -> Self {
+        Self { names, start, earliest, killed: None, found: None, found_after_start: false }
+    }
+
     fn add(&mut self, record: &[u8]) {
         let Some((time, record)) = parse(record) else { return };
-        if time < self.since {
+        if time < self.earliest {
             return;
         }
         match record {
@@ -242,7 +254,7 @@ impl Search<'_> {
                         Some(limit) => LoggedLimit::Cgroup(self.names.ours(&limit, prefix)),
                         None => LoggedLimit::Host,
                     };
-                    self.found = Some(Kill { victim, limit: Some(limit) });
+                    self.keep(time, Kill { victim, limit: Some(limit) });
                 }
             }
             Record::Killed(victim) => self.killed = Some(victim),
@@ -252,9 +264,16 @@ impl Search<'_> {
                 if let Some(victim) = chosen
                     && self.found.as_ref().is_none_or(|f| f.victim != victim)
                 {
-                    self.found = Some(Kill { victim, limit: None });
+                    self.keep(time, Kill { victim, limit: None });
                 }
             }
+        }
+    }
+
+    fn keep(&mut self, time: u64, kill: Kill) {
+        if !self.found_after_start {
+            self.found = Some(kill);
+            self.found_after_start = time >= self.start;
         }
     }
 }
@@ -278,7 +297,7 @@ mod tests {
     }
 
     fn search(names: &Names, since: u64, records: &[&str]) -> Option<Kill> {
-        let mut search = Search { names, since, killed: None, found: None };
+        let mut search = Search::between(names, since, since);
         records.iter().for_each(|r| search.add(r.as_bytes()));
         search.found
     }
@@ -348,6 +367,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_kill_counts_and_before_the_start_the_last() {
+        let names = names(Some(""));
+        let second = CHOSEN.replace("93400512", "93500000").replace("pid=412", "pid=413");
+        for (start, earliest, pid) in
+            [(0, 0, 412), (93_450_000, 0, 413), (99_000_000, 0, 413), (99_000_000, 93_450_000, 413)]
+        {
+            let mut search = Search::between(&names, start, earliest);
+            [CHOSEN, &second].iter().for_each(|r| search.add(r.as_bytes()));
+            assert_eq!(search.found.unwrap().victim.pid, pid, "{start} {earliest}");
+        }
+    }
+
+    #[test]
     fn inside_a_namespace_the_end_of_the_path_decides() {
         let outside = CHOSEN.replace("=/agentcg", "=/docker/x/agentcg");
         let found = search(&names(None), 0, &[&outside]).unwrap();
@@ -370,7 +402,7 @@ mod tests {
             let _ = parse(&record);
             let _ = parse(&record[head.len()..]);
             let names = names(None);
-            let mut search = Search { names: &names, since: 0, killed: None, found: None };
+            let mut search = Search::new(&names, Duration::ZERO);
             search.add(&record[head.len()..]);
         }
 

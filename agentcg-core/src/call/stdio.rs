@@ -130,7 +130,7 @@ impl Opened {
 fn null() -> Result<OwnedFd> {
     let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::os("open", "/dev/null", e))?;
-    above_2(&fd)
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { above_2(&fd) }
 }
 
 /// A copy that is none of 0, 1, 2: where ours are closed, a new descriptor may get such a number, and

@@ -19,7 +19,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 const SESSION: &str = "/sys/fs/cgroup/agentcg/a";
-const CALL: &str = "/sys/fs/cgroup/agentcg/a/calls/7";
+pub(super) const CALL: &str = "/sys/fs/cgroup/agentcg/a/calls/7";
 
 /// A call of 10 s, alone, on a kernel that counts everything; nothing was met.
 fn ended(ended: Ended) -> Evidence {
@@ -68,11 +68,11 @@ fn ended(ended: Ended) -> Evidence {
     }
 }
 
-fn exited(status: i32) -> Evidence {
+pub(super) fn exited(status: i32) -> Evidence {
     ended(Ended::Exited(status))
 }
 
-fn signaled(signal: i32) -> Evidence {
+pub(super) fn signaled(signal: i32) -> Evidence {
     ended(Ended::Signaled { signal, core_dumped: false })
 }
 
@@ -80,7 +80,7 @@ fn unknown() -> Evidence {
     ended(Ended::Unknown("waitpid(-1) elsewhere".into()))
 }
 
-fn not_started(errno: i32) -> Evidence {
+pub(super) fn not_started(errno: i32) -> Evidence {
     let error = Error::os("start", "/no/such", std::io::Error::from_raw_os_error(errno));
     ended(Ended::NotStarted(error))
 }
@@ -92,11 +92,11 @@ impl Evidence {
         self
     }
 
-    fn timed_out(self) -> Self {
+    pub(super) fn timed_out(self) -> Self {
         self.with(|e| e.stopped = Some(Stopped::TimedOut(Duration::from_secs(10))))
     }
 
-    fn cancelled(self, by: &str) -> Self {
+    pub(super) fn cancelled(self, by: &str) -> Self {
         self.with(|e| e.stopped = Some(Stopped::Cancelled(by.into())))
     }
 
@@ -108,7 +108,7 @@ impl Evidence {
         self.with(|e| change(e.own.memory.get_or_insert_default()))
     }
 
-    fn at(self, level: usize, change: impl FnOnce(&mut MemoryEvents)) -> Self {
+    pub(super) fn at(self, level: usize, change: impl FnOnce(&mut MemoryEvents)) -> Self {
         self.with(|e| change(e.levels[level].met.memory.get_or_insert_default()))
     }
 
@@ -117,18 +117,18 @@ impl Evidence {
     }
 
     /// Killed by the limit of this level.
-    fn oom_at(self, level: usize) -> Self {
+    pub(super) fn oom_at(self, level: usize) -> Self {
         let own = |m: &mut MemoryEvents| m.oom = u64::from(level == 0);
         self.killed(1).memory(own).at(level, |m| m.oom = 1)
     }
 
-    fn logged(self, limit: Option<LoggedLimit>) -> Self {
+    pub(super) fn logged(self, limit: Option<LoggedLimit>) -> Self {
         let victim = Victim { pid: 412, comm: "python3".into() };
         self.with(|e| e.kill = Some(Kill { victim, limit }))
     }
 
     /// A fork was refused by this level, as kernel 6.11 and later count it.
-    fn refused_at(self, level: usize) -> Self {
+    pub(super) fn refused_at(self, level: usize) -> Self {
         self.with(|e| {
             e.levels[level].met.refused_forks = Some(3);
             e.levels[level].limits.pids_peak = e.levels[level].limits.pids_max;
@@ -146,7 +146,7 @@ impl Evidence {
         })
     }
 
-    fn stalled(self, ms: u64) -> Self {
+    pub(super) fn stalled(self, ms: u64) -> Self {
         self.with(|e| e.usage.memory_stall_us = Some(ms * 1000))
     }
 
@@ -155,7 +155,7 @@ impl Evidence {
     }
 
     /// As on a machine whose cgroup v2 has no controllers.
-    fn without_controllers(self) -> Self {
+    pub(super) fn without_controllers(self) -> Self {
         self.with(|e| {
             e.own = Met::default();
             e.levels.clear();

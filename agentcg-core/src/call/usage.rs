@@ -90,13 +90,8 @@ pub(crate) struct Met {
 }
 
 impl Usage {
-    /// All but what only a running cgroup has.
+    /// Of a cgroup that is in use: with [`memory_current_bytes`](Self::memory_current_bytes).
     pub(crate) fn read(cgroup: &Cgroup) -> Self {
-        Self::with_events(cgroup).0
-    }
-
-    /// With [`memory_current_bytes`](Self::memory_current_bytes).
-    pub(crate) fn read_live(cgroup: &Cgroup) -> Self {
         let mut files = Files::of(cgroup);
         let mut usage = Self::default();
         usage.read_files(&mut files);
@@ -120,8 +115,21 @@ impl Usage {
         (usage, Met { memory, refused_forks })
     }
 
-    /// CPU time, µs.
-    pub(crate) fn cpu_us(&self) -> Option<u64> {
+    /// As a JSON object with a member for each number that there is, and `unavailable`.
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct All<'a> {
+            #[serde(flatten)]
+            usage: &'a Usage,
+            unavailable: &'a BTreeMap<&'static str, String>,
+        }
+        // Numbers and strings always make JSON.
+        serde_json::to_string(&All { usage: self, unavailable: &self.unavailable })
+            .unwrap_or_default()
+    }
+
+    /// CPU time, user and kernel, µs.
+    pub fn cpu_us(&self) -> Option<u64> {
         self.cpu_user_us.zip(self.cpu_system_us).map(|(user, system)| user.saturating_add(system))
     }
 

@@ -93,9 +93,11 @@ impl Cgroup {
     /// `NotFound` when there is none of that name.
     pub fn child(&self, name: &CgroupName) -> Result<Cgroup> {
         let path = self.path.join(name.as_str());
-        let dir = fs::openat(&self.dir, name.as_str(), dir_flags(), Mode::empty())
-            .map_err(|e| Error::os("open cgroup", &path, e))?;
-        Self::checked(dir, path)
+        let dir =
+            fs::openat(&self.dir, name.as_str(), dir_flags() | OFlags::NOFOLLOW, Mode::empty())
+                .map_err(|e| Error::os("open cgroup", &path, e))?;
+        // What is a directory in a cgroup is a cgroup.
+        Ok(Self { dir, path })
     }
 
     /// Makes a child, `mkdir`.

@@ -1,7 +1,5 @@
 //! From what the last runs took to what the next may have.
 
-use serde::{Deserialize, Serialize};
-
 /// Runs of one command that are kept: so many runs later a peak is forgotten.
 pub(super) const RUNS: usize = 8;
 
@@ -15,15 +13,13 @@ const FLOOR: u64 = 64 << 20;
 const STEP: u64 = 1 << 20;
 
 /// What one run of a command took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The most memory that it had, bytes.
     pub peak_bytes: u64,
     /// Its own `memory.max`, bytes, if it had one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
     /// Whether the OOM killer ended it, or a part of it, at its own limit.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
 }
 

@@ -66,8 +66,24 @@ struct Store {
 struct Sample {
     /// When it was recorded, seconds since 1970.
     at: u64,
-    #[serde(flatten)]
-    run: Run,
+    // The fields of `Run`, one by one: `serde(flatten)` takes several times as long to read.
+    peak_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    oom_killed: bool,
+}
+
+impl Sample {
+    fn new(at: u64, run: Run) -> Self {
+        let Run { peak_bytes, limit_bytes, oom_killed } = run;
+        Self { at, peak_bytes, limit_bytes, oom_killed }
+    }
+
+    fn run(&self) -> Run {
+        let Self { peak_bytes, limit_bytes, oom_killed, .. } = *self;
+        Run { peak_bytes, limit_bytes, oom_killed }
+    }
 }
 
 /// What was found at the path.
@@ -121,7 +137,7 @@ impl History {
             None
         })?;
         let samples = store.commands.get(key.as_str())?.iter().filter(|s| is_recent(s, now));
-        propose(&samples.map(|s| s.run).collect::<Vec<_>>())
+        propose(&samples.map(Sample::run).collect::<Vec<_>>())
     }
 
     /// Adds a run of a command.
@@ -142,7 +158,7 @@ impl History {
         let empty = || Store { version: VERSION, commands: BTreeMap::new() };
         let mut store = self.read_locked()?.unwrap_or_else(empty);
         let samples = store.commands.entry(key.as_str().to_owned()).or_default();
-        samples.push(Sample { at: now, run });
+        samples.push(Sample::new(now, run));
         samples.drain(..samples.len().saturating_sub(RUNS));
         store.forget(now);
         self.replace(&store)
@@ -194,17 +210,18 @@ impl History {
         struct Version {
             version: u32,
         }
-        match serde_json::from_slice::<Version>(&bytes) {
-            Ok(Version { version }) if version > VERSION => {
-                let what =
-                    format!("format {version} is unknown; it was written by a later version:");
-                let help = "update agentcg, or name another history file";
-                Err(Error::unsupported(what, help).at(&self.path))
-            }
-            Ok(_) => Ok(serde_json::from_slice(&bytes)
-                .map_or_else(|e| Found::Corrupt(e.to_string()), Found::Store)),
-            Err(e) => Ok(Found::Corrupt(e.to_string())),
+        // The whole first: the version by itself costs as much to find, and is nearly always ours.
+        let store = serde_json::from_slice::<Store>(&bytes);
+        let version = match &store {
+            Ok(store) => store.version,
+            Err(_) => serde_json::from_slice::<Version>(&bytes).map_or(VERSION, |v| v.version),
+        };
+        if version > VERSION {
+            let what = format!("format {version} is unknown; it was written by a later version:");
+            let help = "update agentcg, or name another history file";
+            return Err(Error::unsupported(what, help).at(&self.path));
         }
+        Ok(store.map_or_else(|e| Found::Corrupt(e.to_string()), Found::Store))
     }
 
     /// The lock is a file of its own: the history itself is replaced, and a lock on it would go

@@ -26,13 +26,13 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{Capacity, GateMember};
-use crate::call::Supervisor;
+use crate::call::{Supervisor, Usage};
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, LimitFile, Lock};
 use crate::hint::{Bounds, HintClasses};
 use crate::limits::Limits;
 use crate::runtime::{MADE, Root};
 use crate::scheduler::use_sched_ext;
-use crate::{CpuStat, Error, ErrorKind, MemoryEvents, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub(crate) use origins::Origins;
 pub(crate) use tree::{
@@ -114,22 +114,6 @@ impl SessionConfig {
         }
         self.limits.apply(cgroup, controllers)
     }
-}
-
-/// What a session has used, from the kernel's files. Without the memory controller the memory
-/// fields are `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct SessionUsage {
-    /// CPU time.
-    pub cpu: CpuStat,
-    /// Now, bytes.
-    pub memory_current_bytes: Option<u64>,
-    /// The most since the session was made, bytes.
-    pub memory_peak_bytes: Option<u64>,
-    /// Time in which some task stalled for memory, µs.
-    pub memory_stall_us: Option<u64>,
-    /// How often limits were met.
-    pub memory_events: Option<MemoryEvents>,
 }
 
 /// One agent's cgroup.
@@ -260,18 +244,17 @@ impl Session {
         Ok(())
     }
 
-    /// What it has used so far.
+    /// What it and its tool calls have used so far.
     ///
     /// # Errors
-    /// Those of reading `cpu.stat`; what else cannot be read is `None`.
-    pub fn usage(&self) -> Result<SessionUsage> {
-        Ok(SessionUsage {
-            cpu: self.cgroup.cpu_stat()?,
-            memory_current_bytes: self.cgroup.memory_current().ok(),
-            memory_peak_bytes: self.cgroup.memory_peak().ok(),
-            memory_stall_us: self.cgroup.memory_pressure().ok().map(|p| p.some.total_usec),
-            memory_events: self.cgroup.memory_events().ok(),
-        })
+    /// `NotFound` when the cgroup is gone. What this kernel does not count is `None`, with the reason.
+    pub fn usage(&self) -> Result<Usage> {
+        let usage = Usage::read(&self.cgroup);
+        // Every cgroup has CPU times: without them there is no cgroup.
+        if usage.cpu_user_us.is_none() {
+            self.cgroup.cpu_stat()?;
+        }
+        Ok(usage)
     }
 
     /// Stops all processes of the session, tool calls included, where they are: `cgroup.freeze`
@@ -328,12 +311,12 @@ impl Session {
     /// What the session lets a call have, from the kernel's files, for another may have set them.
     pub(crate) fn bounds(&self) -> Bounds {
         let limit = |file| self.cgroup.limit(file).ok().and_then(Limit::value);
-        let mut bounds = Bounds::default();
-        bounds.memory_max = limit(LimitFile::MemoryMax);
-        bounds.pids_max = limit(LimitFile::PidsMax);
-        bounds.cpu_max = self.cgroup.cpu_max().ok().and_then(|max| max.cores());
-        bounds.time = self.config.time_max;
-        bounds
+        Bounds {
+            memory_max: limit(LimitFile::MemoryMax),
+            pids_max: limit(LimitFile::PidsMax),
+            cpu_max: self.cgroup.cpu_max().ok().and_then(|max| max.cores()),
+            time: self.config.time_max,
+        }
     }
 
     pub(crate) fn queue(&self) -> &GateMember {

@@ -14,7 +14,6 @@ use super::Origins;
 use crate::call::Ancestors;
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, Lock};
 use crate::limits::Limits;
-use crate::runtime::MADE;
 use crate::{Error, ErrorKind, Result};
 
 /// On a call that is killed from outside: by whom, as text.
@@ -136,8 +135,8 @@ pub(crate) fn dissolve(
 pub(crate) fn remove_orphans(session: &Cgroup, outside: &Path, orphans: Orphans) -> Result<()> {
     let Ok(calls) = session.child(&CgroupName::new("calls")?) else { return Ok(()) };
     for call in calls.children()? {
-        // An owner takes the lock before it sets the mark.
-        if !cgroup::has_attribute(&call, MADE)? {
+        // An owner takes the lock before it says what it is.
+        if !cgroup::has_attribute(&call, CALL)? {
             continue;
         }
         let Ok(_lock) = cgroup::lock(&call, Lock::Owner) else { continue };
@@ -171,6 +170,8 @@ pub(crate) struct Calls {
     shared: bool,
     /// Of our calls, unless they say otherwise.
     oom_score_adj: Option<i32>,
+    /// CPUs that we may run on, and so our calls.
+    cpus: usize,
     ancestors: Ancestors,
     next: AtomicU64,
     live: Mutex<Live>,
@@ -230,6 +231,7 @@ impl Calls {
             shared,
             oom_score_adj: super::origins::oom_score_adj(std::process::id() as i32)
                 .map(|ours| (ours.max(0) + RAISE_BY).min(1000)),
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
             next: AtomicU64::new(1),
             live: Mutex::default(),
             idle: Condvar::new(),
@@ -246,6 +248,10 @@ impl Calls {
 
     pub(crate) fn oom_score_adj(&self) -> Option<i32> {
         self.oom_score_adj
+    }
+
+    pub(crate) fn cpus(&self) -> usize {
+        self.cpus
     }
 
     /// No other call of the session ran beside this one.
@@ -269,10 +275,8 @@ impl Calls {
                 }
             },
         };
-        // Locked before it is marked: a mark without a lock is a leftover.
-        let lock = cgroup::lock(&cgroup, Lock::Owner)
-            .and_then(|lock| cgroup::set_attribute(&cgroup, MADE, b"1").map(|()| lock));
-        let lock = match lock {
+        // Locked before it is described: a description without a lock is a leftover.
+        let lock = match cgroup::lock(&cgroup, Lock::Owner) {
             Ok(lock) => lock,
             Err(e) => {
                 cgroup.remove()?;
@@ -385,8 +389,8 @@ impl NewCall {
         Ok(())
     }
 
-    /// Says on the cgroup what the call is; for people only, so what fails is left out.
-    pub(crate) fn describe(&self, command: &[String]) {
+    /// Says on the cgroup what the call is.
+    pub(crate) fn describe(&self, command: &[String]) -> Result<()> {
         let mut text = command.join(" ");
         text.truncate(text.floor_char_boundary(MAX_COMMAND));
         let started = std::time::SystemTime::now()
@@ -394,7 +398,7 @@ impl NewCall {
             .map_or(0, |d| d.as_millis() as u64);
         let owner = std::process::id();
         let call = json!({ "command": text, "owner": owner, "started_ms": started });
-        let _ = cgroup::set_attribute(self.cgroup(), CALL, call.to_string().as_bytes());
+        cgroup::set_attribute(self.cgroup(), CALL, call.to_string().as_bytes())
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {

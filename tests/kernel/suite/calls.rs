@@ -40,6 +40,15 @@ pub fn tests() -> Vec<Test> {
         },
         Test { name: "calls::many_at_once", needs: HERE, run: many },
         Test { name: "calls::the_time_line_shows_growth", needs: LIMITS, run: timeline },
+        Test { name: "calls::hints_become_limits_within_the_session", needs: LIMITS, run: hints },
+        Test {
+            name: "calls::hints_without_controllers_are_said",
+            needs: HERE,
+            run: hints_left_out,
+        },
+        Test { name: "calls::history_proposes_and_a_retry_doubles", needs: LIMITS, run: history },
+        Test { name: "calls::wait_for_admission_in_turn", needs: HERE, run: admission },
+        Test { name: "calls::cancelled_before_and_while_they_run", needs: HERE, run: canceller },
         Test { name: "calls::end_with_their_session", needs: HERE, run: session_ends },
         Test { name: "calls::the_harness_moves_aside", needs: LIMITS, run: harness },
         Test { name: "calls::several_processes_share_a_session", needs: HERE, run: shared },
@@ -460,4 +469,131 @@ fn shared() -> Result<()> {
     ensure!(!root.exists());
     ensure!(own_path()? == own);
     Ok(())
+}
+
+fn hints() -> Result<()> {
+    let mut config = SessionConfig::default();
+    config.limits.memory_max = Some("300M".parse()?);
+    config.limits.cpu_max = Some(1.0);
+    let place = Place::with(config)?;
+    let outcome = place
+        .sh("echo $OMP_NUM_THREADS; cat /sys/fs/cgroup$(sed 's/^0:://' /proc/self/cgroup)/memory.max")
+        .hint("memory:low,cpu:4,pids:50,time:60s".parse()?)
+        .output()?;
+    // 512M is more than the session has.
+    ensure!(text(&outcome) == format!("1\n{}\n", 300 << 20), "{outcome:?}");
+    ensure!(outcome.limits.pids_max == Some(Limit::Value(50)));
+    ensure!(outcome.limits.cpu_max == Some(1.0));
+    ensure!(outcome.notes.len() == 2, "{:?}", outcome.notes);
+    let mut limits = agentcg_core::Limits::default();
+    limits.memory_max = Some("64M".parse()?);
+    let given = place.sh("exit 0").limits(limits).hint("memory:128M".parse()?).output()?;
+    ensure!(given.limits.memory_max == Some(Limit::Value(64 << 20)), "{given:?}");
+    place.close()
+}
+
+fn hints_left_out() -> Result<()> {
+    let place = Place::new()?;
+    let outcome = place.sh("exit 0").hint("memory:64M,time:60s".parse()?).output()?;
+    exited(&outcome, 0)?;
+    let memory = Cgroup::open(place.session().path())?
+        .controllers()?
+        .contains(&agentcg_core::Controller::Memory);
+    ensure!(outcome.limits.memory_max.is_some() == memory);
+    ensure!(outcome.notes.is_empty() == memory, "{:?}", outcome.notes);
+    let late = place.sh("sleep 100").hint("time:100ms".parse()?).output()?;
+    ensure!(late.verdict == Verdict::TimedOut, "{late:?}");
+    place.close()
+}
+
+fn history() -> Result<()> {
+    let mut config = SessionConfig::default();
+    config.limits.swap_max = Some(Limit::Value(0));
+    let place = Place::with(config)?;
+    let dir = tempfile::tempdir()?;
+    let history = agentcg_core::History::open(dir.path().join("history.json"))?;
+    let eat = |mib: u32| {
+        let mut command = place.session().command("python3");
+        command.args(["-c", &format!("a = b'x' * ({mib} << 20)")]).history(history.clone());
+        command
+    };
+    let first = eat(30).output()?;
+    exited(&first, 0)?;
+    let proposed = history.propose(&agentcg_core::CommandKey::normalise(&first.command));
+    ensure!(proposed.is_some_and(|p| p > 30 << 20), "{proposed:?}");
+    // Twice what it took is not enough now, and four times is.
+    let proposed = proposed.context("proposal")?;
+    let more = (proposed >> 20) as u32 * 3 / 2;
+    let outcome = eat(more).hint("memory:auto".parse()?).output()?;
+    exited(&outcome, 0)?;
+    ensure!(outcome.retries.len() == 1, "{outcome:?}");
+    ensure!(outcome.retries[0].verdict == Verdict::OomKilled, "{outcome:?}");
+    ensure!(outcome.retries[0].limits.memory_max == Some(Limit::Value(proposed)));
+    ensure!(outcome.limits.memory_max == Some(Limit::Value(2 * proposed)));
+    // Next time the first try is enough.
+    let outcome = eat(more).hint("memory:auto".parse()?).output()?;
+    ensure!(outcome.success() && outcome.retries.is_empty(), "{outcome:?}");
+    place.close()
+}
+
+fn admission() -> Result<()> {
+    let mut config = SessionConfig::default();
+    config.capacity.calls = Some(1);
+    let place = Place::with(config)?;
+    let first = place.session().command("sleep").arg("1000").spawn()?;
+    let late = place.sh("exit 0").queue_timeout(Duration::from_millis(100)).output()?;
+    ensure!(late.verdict == Verdict::SpawnFailed && late.queued >= Duration::from_millis(100));
+    ensure!(
+        matches!(&late.ended, Ended::NotStarted(e) if e.kind() == ErrorKind::TimedOut),
+        "{late:?}"
+    );
+    std::thread::scope(|scope| -> Result<()> {
+        let second = scope.spawn(|| place.sh("exit 4").output());
+        eventually("it waits", || {
+            Ok(place
+                .session()
+                .path()
+                .join("calls")
+                .read_dir()?
+                .filter_map(|e| e.ok())
+                .filter(|e| e.path().is_dir())
+                .count()
+                == 2)
+        })?;
+        std::thread::sleep(Duration::from_millis(100));
+        ensure!(!second.is_finished());
+        first.kill();
+        ensure!(first.wait().verdict == Verdict::Cancelled);
+        let second = second.join().expect("no panic")?;
+        exited(&second, 4)?;
+        ensure!(second.queued >= Duration::from_millis(50), "{second:?}");
+        Ok(())
+    })?;
+    place.close()
+}
+
+fn canceller() -> Result<()> {
+    let mut config = SessionConfig::default();
+    config.capacity.calls = Some(1);
+    let place = Place::with(config)?;
+    let mut command = place.session().command("sleep");
+    command.arg("1000");
+    let canceller = command.canceller();
+    std::thread::scope(|scope| -> Result<()> {
+        let running = scope.spawn(|| command.output());
+        std::thread::sleep(Duration::from_millis(200));
+        let mut waiting = place.session().command("true");
+        let second = waiting.canceller();
+        let waits = scope.spawn(move || waiting.output());
+        std::thread::sleep(Duration::from_millis(200));
+        second.cancel()?;
+        let never = waits.join().expect("no panic")?;
+        ensure!(never.verdict == Verdict::Cancelled, "{never:?}");
+        ensure!(matches!(never.ended, Ended::NotStarted(_)));
+        canceller.cancel()?;
+        ensure!(running.join().expect("no panic")?.verdict == Verdict::Cancelled);
+        Ok(())
+    })?;
+    ensure!(command.output()?.verdict == Verdict::Cancelled);
+    place.close()
 }

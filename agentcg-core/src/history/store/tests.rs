@@ -51,7 +51,7 @@ fn runs_are_kept_and_old_ones_forgotten() {
 fn the_number_of_commands_is_bounded() {
     let mut store = Store { version: VERSION, commands: BTreeMap::new() };
     for i in 0..COMMANDS as u64 + 10 {
-        let samples = vec![Sample { at: 5_000 - i, run: peak(1) }; RUNS + 3];
+        let samples = vec![Sample::new(5_000 - i, peak(1)); RUNS + 3];
         store.commands.insert(format!("command {i}"), samples);
     }
     store.forget(5_000);
@@ -89,15 +89,17 @@ fn a_damaged_file_is_set_aside() {
 
 #[test]
 fn the_file_of_a_later_version_is_left_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("history.json");
-    fs::write(&path, r#"{"version":2,"other":[]}"#).unwrap();
-    let e = History::open(&path).unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::Unsupported);
-    let history = History { path: path.clone() };
-    assert!(history.record(&key("make"), peak(1)).is_err());
-    assert_eq!(history.propose(&key("make")), None);
-    assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"version":2,"other":[]}"#);
+    for later in [r#"{"version":2,"other":[]}"#, r#"{"version":2,"commands":{}}"#] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.json");
+        fs::write(&path, later).unwrap();
+        let e = History::open(&path).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unsupported);
+        let history = History { path: path.clone() };
+        assert!(history.record(&key("make"), peak(1)).is_err());
+        assert_eq!(history.propose(&key("make")), None);
+        assert_eq!(fs::read_to_string(&path).unwrap(), later);
+    }
 }
 
 #[test]
@@ -185,7 +187,7 @@ fn concurrent_processes_and_threads_lose_nothing() {
     let store = History::open(&path).unwrap().read().unwrap().unwrap();
     assert_eq!(store.commands.len(), WRITERS * WRITERS);
     for samples in store.commands.values() {
-        let peaks: Vec<_> = samples.iter().map(|s| s.run.peak_bytes >> 20).collect();
+        let peaks: Vec<_> = samples.iter().map(|s| s.peak_bytes >> 20).collect();
         assert_eq!(peaks, (1..=RUNS as u64).collect::<Vec<_>>());
     }
     assert_eq!(names(path.parent().unwrap()), ["history.json", "history.json.lock"]);
