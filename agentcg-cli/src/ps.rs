@@ -35,8 +35,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         out.line("no sessions")?;
     } else {
         let cpu = |_: &std::path::Path, usage: &agentcg_core::Usage| {
-            view::cpu_us(usage)
-                .map_or_else(view::dash, |us| view::duration(Duration::from_micros(us)))
+            usage.cpu_us().map_or_else(view::dash, |us| view::duration(Duration::from_micros(us)))
         };
         out.line(&view::table(&sessions, &cpu, terminal::width()))?;
     }

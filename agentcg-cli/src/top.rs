@@ -50,7 +50,7 @@ impl Look {
         for session in sessions {
             let calls = session.calls.iter().map(|c| (&c.path, &c.usage));
             for (path, usage) in calls.chain([(&session.path, &session.usage)]) {
-                cpu.extend(view::cpu_us(usage).map(|us| (path.clone(), us)));
+                cpu.extend(usage.cpu_us().map(|us| (path.clone(), us)));
             }
         }
         Self { at: Instant::now(), cpu }
@@ -58,7 +58,7 @@ impl Look {
 
     /// Percent of one CPU since then; of what is new, since it began.
     fn share(&self, path: &Path, usage: &Usage, now: Instant) -> Option<f64> {
-        let used = view::cpu_us(usage)?.saturating_sub(*self.cpu.get(path).unwrap_or(&0));
+        let used = usage.cpu_us()?.saturating_sub(*self.cpu.get(path).unwrap_or(&0));
         let time = now.duration_since(self.at).as_micros() as f64;
         (time > 0.0).then(|| used as f64 / time * 100.0)
     }

@@ -110,11 +110,6 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
-/// All CPU time, µs.
-pub fn cpu_us(usage: &Usage) -> Option<u64> {
-    Some(usage.cpu_user_us? + usage.cpu_system_us?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -122,7 +122,7 @@ fn look_at_session(session: &Cgroup) -> Result<SessionView> {
         frozen: session.events()?.frozen,
         processes: count(session),
         background: child("background").and_then(|b| b.procs()).unwrap_or_default(),
-        usage: Usage::read_live(session),
+        usage: Usage::read(session),
         calls,
         id: session.id()?,
         name,
@@ -142,7 +142,7 @@ fn look_at_call(call: &Cgroup, session: &str) -> Result<CallView> {
         started_ms: what.started_ms,
         frozen: call.events()?.frozen,
         processes: count(call),
-        usage: Usage::read_live(call),
+        usage: Usage::read(call),
         id: call.id()?,
     })
 }
