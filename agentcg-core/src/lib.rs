@@ -11,6 +11,7 @@
 //! | [`EventStream`] | what processes do: exec, exit, fork, file open |
 //! | [`Hint`], [`History`], [`budget`](fn@budget), [`Admission`] | what a call needs, took before, is told, and waits for |
 //! | [`Capabilities`] | what this kernel allows, why not, and how to get it |
+//! | [`inspect()`] | the sessions and calls of a root, seen from outside |
 //! | [`Cgroup`] | cgroup v2 itself |
 //!
 //! Handles undo what they did when they are dropped; what a killed process left is undone by the
@@ -42,6 +43,7 @@ mod error;
 mod events;
 mod hint;
 mod history;
+mod inspect;
 mod limits;
 mod memory;
 mod probe;
@@ -74,6 +76,7 @@ pub use events::{
 };
 pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
 pub use history::{CommandKey, History, Run};
+pub use inspect::{CallView, SessionView, inspect};
 pub use limits::{IoMax, Limits};
 pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};

@@ -74,20 +74,11 @@ impl RuntimeBuilder {
     pub fn build(self) -> Result<Runtime> {
         let path = match &self.root {
             Some(path) => path.clone(),
-            None => default_root()?,
+            None => Runtime::default_root()?,
         };
         let root = Arc::new(Root::take(&path, &self)?);
         Ok(Runtime { root, origins: Arc::default() })
     }
-}
-
-fn default_root() -> Result<PathBuf> {
-    let mount = mount_point()?;
-    let writable =
-        |path: &Path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-    let own = own_path().unwrap_or_else(|_| mount.clone());
-    let parent = if !writable(&mount) && writable(&own) { own } else { mount };
-    Ok(parent.join("agentcg"))
 }
 
 /// The owner of one cgroup subtree and of everything attached on its behalf.
@@ -119,6 +110,19 @@ impl Runtime {
     /// As [`RuntimeBuilder::build`].
     pub fn new() -> Result<Self> {
         Self::builder().build()
+    }
+
+    /// Where [`Runtime::new`] has its root; see [`RuntimeBuilder::root`].
+    ///
+    /// # Errors
+    /// As [`mount_point`].
+    pub fn default_root() -> Result<PathBuf> {
+        let mount = mount_point()?;
+        let writable =
+            |path: &Path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        let own = own_path().unwrap_or_else(|_| mount.clone());
+        let parent = if !writable(&mount) && writable(&own) { own } else { mount };
+        Ok(parent.join("agentcg"))
     }
 
     /// Options first.

@@ -7,7 +7,7 @@ use agentcg_core::{Runtime, Session, SessionConfig, Stdio, mount_point};
 use anyhow::{Result, ensure};
 
 /// Runs in turn, so that whatever else the machine does meets all alike; medians.
-fn compare(
+pub fn compare(
     rounds: u32,
     ways: &mut [(&str, &mut dyn FnMut() -> Result<()>)],
 ) -> Result<Vec<Duration>> {

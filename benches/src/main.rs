@@ -5,6 +5,7 @@
 //! | `fairness` | the kernel's EEVDF; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
+//! | `wrappers` | the command itself, a shell script, `systemd-run`, BenchExec's `runexec` |
 //!
 //! Absolute times mean little on a shared machine: look at the ratios. `benches/run.sh` runs the
 //! first in a guest and the second on the host.
@@ -14,6 +15,7 @@
 mod calls;
 mod events;
 mod fairness;
+mod wrappers;
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +48,12 @@ enum What {
         #[arg(long, default_value_t = 4)]
         large_gib: usize,
     },
+    /// What agentcg run and agentcg-bash cost as programs
+    Wrappers {
+        /// Runs of each kind
+        #[arg(long, default_value_t = 300)]
+        rounds: u32,
+    },
     /// Uses CPU until it is killed
     #[command(hide = true)]
     Burn,
@@ -62,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         What::Fairness { seconds } => fairness::run(seconds),
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
+        What::Wrappers { rounds } => wrappers::measure(rounds),
         What::Burn => fairness::burn(),
     }
 }

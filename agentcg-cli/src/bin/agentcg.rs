@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use agentcg_cli::control::{self, Action};
 use agentcg_cli::tool_call::FAILED;
-use agentcg_cli::{doctor, memcg, output, process, run, scheduler};
+use agentcg_cli::{doctor, memcg, output, process, ps, report, run, scheduler, top};
 use clap::{Parser, Subcommand};
 
 /// Control and measure what AI agents' tool calls take from this machine
@@ -20,6 +21,18 @@ enum Command {
     Doctor(doctor::Args),
     /// Run a command as a tool call: in a cgroup of its own, limited, measured, ended whole
     Run(Box<run::Args>),
+    /// Show the sessions and tool calls that there are now
+    Ps(ps::Args),
+    /// Show sessions and tool calls as they use CPU and memory
+    Top(top::Args),
+    /// Kill tool calls, one or all of a session; their verdict is `cancelled`
+    Kill(control::Args),
+    /// Stop the processes of a tool call or session where they are
+    Freeze(control::Args),
+    /// Let them go on
+    Thaw(control::Args),
+    /// Sum up a log of outcomes by command
+    Report(report::Args),
     /// Share the CPU by cgroup weight, with a sched_ext scheduler
     Scheduler(scheduler::Args),
     /// Protect the memory of some cgroups against others
@@ -50,6 +63,12 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Doctor(args) => doctor::run(args),
         Command::Run(args) => return run::run(args),
+        Command::Ps(args) => ps::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Kill(args) => control::run(args, Action::Kill),
+        Command::Freeze(args) => control::run(args, Action::Freeze),
+        Command::Thaw(args) => control::run(args, Action::Thaw),
+        Command::Report(args) => report::run(args),
         Command::Scheduler(args) => scheduler::run(args),
         Command::Memcg(args) => memcg::run(args),
         Command::Process(args) => process::run(args),

@@ -174,7 +174,8 @@ fn attributes(cgroup: &Cgroup) -> Result<Vec<String>> {
 }
 
 pub(crate) fn attribute_value(cgroup: &Cgroup, name: &str) -> Result<Vec<u8>> {
-    let mut buf = vec![0u8; 4096];
+    // The most that an attribute can have.
+    let mut buf = vec![0u8; 64 << 10];
     let n = rustix::fs::fgetxattr(cgroup, name, buf.as_mut_slice())
         .map_err(|e| Error::os(format!("read attribute {name} of"), cgroup.path(), e))?;
     buf.truncate(n);

@@ -36,7 +36,8 @@ use crate::{Error, ErrorKind, Result};
 
 pub(crate) use origins::Origins;
 pub(crate) use tree::{
-    Calls, NewCall, Orphans, Parts, Presence, dissolve, kill_call, move_all, remove_orphans,
+    CALL, Calls, NewCall, Orphans, Parts, Presence, dissolve, kill_call, kill_calls, move_all,
+    remove_orphan, remove_orphans,
 };
 
 /// How a session stands against the others when CPU or memory is short.

@@ -7,7 +7,7 @@
 //! | `support.rs` | needs, test cgroups, workers, the programs under test |
 //! | `worker.rs` | what child processes of the tests do |
 //! | `cgroups.rs`, `runtime.rs`, `calls.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
-//! | `doctor.rs`, `programs.rs` | the programs |
+//! | `doctor.rs`, `programs.rs`, `run.rs` | the programs |
 
 mod calls;
 mod cgroups;
@@ -15,6 +15,7 @@ mod doctor;
 mod events;
 mod memory;
 mod programs;
+mod run;
 mod runtime;
 mod scheduler;
 mod support;
@@ -40,6 +41,7 @@ fn main() {
         memory::tests(),
         doctor::tests(),
         programs::tests(),
+        run::tests(),
     ]
     .concat();
     let trials = all.into_iter().map(|test| {
