@@ -11,7 +11,11 @@ from typing import Any
 
 HUNGRY = "import sys; data = bytearray(200 << 20); print('never printed')"
 CALLS: list[tuple[str, list[str], list[str]]] = [
-    ("wants 200 MiB, and said it needs 64", ["--hint", "memory:64M"], [sys.executable, "-c", HUNGRY]),
+    (
+        "wants 200 MiB, and said it needs 64",
+        ["--hint", "memory:64M", "--swap-max", "0"],
+        [sys.executable, "-c", HUNGRY],
+    ),
     ("leaves a server behind and hangs", ["--timeout", "2s"], ["sh", "-c", "setsid sleep 1000 & sleep 1000"]),
     ("is fine", [], ["sh", "-c", "seq 1000 | sort -R | tail -n 1 > /dev/null"]),
 ]
