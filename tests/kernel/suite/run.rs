@@ -729,10 +729,13 @@ fn goes_on() -> Result<()> {
         .output()?;
     exited(&out, 3)?;
     ensure!(text(&out.stdout) == "ran\n" && text(&out.stderr).lines().count() == 1, "{out:?}");
-    // A bad hint is no reason either.
+    // A bad hint is left out.
     let root = place.root.display().to_string();
     let out = bash(&root)?.env("AGENT_RESOURCE_HINT", "memory:huge").output()?;
     exited(&out, 3)?;
+    let lines = std::fs::read_to_string(&log)?;
+    let last: Value = serde_json::from_str(lines.lines().last().context("a line")?)?;
+    ensure!(last["notes"][0].as_str().is_some_and(|n| n.contains("memory:huge")), "{last}");
     place.close()
 }
 
