@@ -25,8 +25,6 @@ mod evidence;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
-mod kernel_tests;
-mod oom;
 mod outcome;
 mod processes;
 mod reap;
