@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentcg_core::{
     DropReason, ErrorKind, Event, EventFilter, EventKind, EventMode, EventStream, Exec, Exit,
@@ -52,6 +52,11 @@ pub fn tests() -> Vec<Test> {
             needs: HERE,
             run: exact_loss,
         },
+        Test {
+            name: "events::processes_of_four_loops_at_once_all_arrive",
+            needs: HERE,
+            run: at_once,
+        },
         Test { name: "events::100_kib_of_arguments_are_exact", needs: HERE, run: large_args },
         Test { name: "events::every_exit_code_and_signal", needs: HERE, run: all_endings },
         Test { name: "events::a_failing_exec_gives_none", needs: HERE, run: failing_exec },
@@ -69,6 +74,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "events::an_oom_kill_names_victim_and_limit", needs: LIMITS, run: oom_kill },
         Test { name: "events::lines_of_an_interactive_bash", needs: HERE, run: readline },
         Test { name: "events::an_open_storm_is_bounded_and_adds_up", needs: HERE, run: open_storm },
+        Test { name: "events::opens_share_a_wake_up", needs: HERE, run: few_wake_ups },
         Test { name: "events::by_user_and_by_executable", needs: HERE, run: by_user_and_path },
         Test {
             name: "events::a_long_path_does_not_silence_the_stream",
@@ -394,6 +400,44 @@ fn exact_loss() -> Result<()> {
     Ok(())
 }
 
+/// Tasks interrupt each other in the middle of a probe here, which kernel 7.0 and later allow.
+fn at_once() -> Result<()> {
+    let runs = if in_lab() { 1_200 } else { 20_000 };
+    let program = copy_of("/bin/true", "acgatonce")?;
+    let mut stream =
+        EventStream::open(&only("acgatonce", &[EventKind::Exec, EventKind::Exit]), None)?;
+    let loops = std::thread::spawn(move || {
+        std::thread::scope(|scope| {
+            let one = || (0..runs / 4).try_for_each(|_| run(&mut Command::new(&program)).map(drop));
+            let loops: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+            loops.into_iter().try_for_each(|l| l.join().expect("no panic"))
+        })
+    });
+    let mut kinds = std::collections::HashMap::<_, (u32, u32)>::new();
+    loop {
+        let all_started = loops.is_finished();
+        let Some(event) = stream.next_timeout(Duration::from_millis(300))? else {
+            if all_started {
+                break;
+            }
+            continue;
+        };
+        let pid = event.origin().map_or(0, |o| o.pid);
+        match event {
+            Event::Exec(_) => kinds.entry(pid).or_default().0 += 1,
+            Event::Exit(_) => kinds.entry(pid).or_default().1 += 1,
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    loops.join().expect("no panic")?;
+    // A pid may come again.
+    let sum = kinds.values().fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
+    ensure!(sum == (runs, runs), "{sum:?} of {runs}, {:?}", stream.stats()?);
+    ensure!(kinds.values().all(|n| n.0 == n.1));
+    ensure!(stream.stats()?.dropped() == 0, "{:?}", stream.stats()?);
+    Ok(())
+}
+
 fn large_args() -> Result<()> {
     let mut filter = filter(&[EventKind::Exec, EventKind::Exit]);
     filter.args_bytes = 256 << 10;
@@ -560,9 +604,14 @@ fn readline() -> Result<()> {
     Ok(())
 }
 
+/// In an emulated machine, where a process takes tens of milliseconds.
+fn in_lab() -> bool {
+    std::env::var_os("AGENTCG_LAB").is_some()
+}
+
 fn open_storm() -> Result<()> {
     // An emulated machine takes a minute for all of them.
-    let opens: u64 = if std::env::var_os("AGENTCG_LAB").is_some() { 10_000 } else { 100_000 };
+    let opens: u64 = if in_lab() { 10_000 } else { 100_000 };
     let program = copy_of(&std::env::current_exe()?.display().to_string(), "acgstorm")?;
     let mut filter = only("acgstorm", &[EventKind::FileOpen, EventKind::Exit]);
     filter.open_rate = 100;
@@ -586,6 +635,39 @@ fn open_storm() -> Result<()> {
     let total = opened + limited;
     ensure!((opens..opens + 100).contains(&total), "{opened} + {limited} of {opens}");
     ensure!(events < opens / 10 && limited > opens / 4, "{events} events, {limited} held back");
+    Ok(())
+}
+
+fn few_wake_ups() -> Result<()> {
+    const OPENS: u64 = 300;
+    const DELAY: Duration = Duration::from_millis(100);
+    let program = copy_of(&std::env::current_exe()?.display().to_string(), "acgslowly")?;
+    let mut filter = only("acgslowly", &[EventKind::FileOpen]);
+    filter.delay = DELAY;
+    let mut stream = EventStream::open(&filter, None)?;
+    let mut worker = Command::new(&program).arg(format!("worker=open_slowly:{OPENS}")).spawn()?;
+    let begin = Instant::now();
+    let (mut opened, mut wake_ups, mut ended) = (0, 0, None);
+    // The last ones come at the latest when their time is up.
+    while ended.is_none_or(|at: Instant| at.elapsed() < 3 * DELAY) {
+        if ended.is_none() && worker.try_wait()?.is_some() {
+            ended = Some(Instant::now());
+        }
+        let ready = rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&stream, rustix::event::PollFlags::IN)],
+            Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 }),
+        )?;
+        wake_ups += ready as u128;
+        while let Some(event) = stream.try_next()? {
+            let Event::FileOpen(f) = event else { anyhow::bail!("{event:?}") };
+            opened += u64::from(f.filepath.to_string_lossy().starts_with("/etc/host"));
+        }
+    }
+    ensure!(opened == OPENS, "{opened} of {OPENS}");
+    // One each time that the timer ends, one for the first open after a pause.
+    let most = 2 * (begin.elapsed().as_millis() / DELAY.as_millis()) + 5;
+    ensure!(most < 100 || in_lab(), "this machine is too slow for the test to say anything");
+    ensure!((1..=most).contains(&wake_ups), "{wake_ups} wake-ups, at most {most}");
     Ok(())
 }
 

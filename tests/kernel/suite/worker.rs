@@ -47,6 +47,7 @@ pub fn run(job: &str) -> ! {
         }
         "die_of" => die_of(arg.parse().expect("signal")),
         "open_storm" => open_storm(arg.parse().expect("number")),
+        "open_slowly" => open_slowly(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
         "runtime" => hold_runtime(arg.into()),
         "protect" => hold_protection(arg),
@@ -74,6 +75,15 @@ fn open_storm(opens: u64) {
     for i in 0..opens {
         let path = if i < opens / 2 || i % 2 == 0 { "/etc/hostname" } else { "/etc/hosts" };
         drop(std::fs::File::open(path).expect(path));
+    }
+}
+
+/// One a millisecond, each of another path than the one before.
+fn open_slowly(opens: u64) {
+    for i in 0..opens {
+        let path = if i % 2 == 0 { "/etc/hostname" } else { "/etc/hosts" };
+        drop(std::fs::File::open(path).expect(path));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
