@@ -135,6 +135,19 @@ struct {
 	__type(value, struct opening);
 } openings SEC(".maps");
 
+/*
+ * Functions that are not static are checked by the verifier once, and not at every call. They take
+ * no kernel pointer; but where a task or cgroup is only read, its address is enough.
+ */
+
+__noinline int no_memory(u32 who)
+{
+	u32 slot;
+
+	for_each_subscriber(slot, who) lose(slot, map_full, 1);
+	return 0;
+}
+
 /* ---- who is interested */
 
 static struct process_state *state_of(struct task_struct *leader)
@@ -146,12 +159,11 @@ static struct process_state *state_of(struct task_struct *leader)
 static struct process_state *track(struct task_struct *leader, u32 marks)
 {
 	struct process_state *s = state_of(leader);
-	u32 slot;
 
 	if (s)
 		__sync_fetch_and_or(&s->tracked, marks);
 	else
-		for_each_subscriber(slot, marks) lose(slot, map_full, 1);
+		no_memory(marks);
 	return s;
 }
 
@@ -203,11 +215,6 @@ static u32 command_matches(struct task_struct *task)
 	}
 	return found;
 }
-
-/*
- * Functions that are not static are checked by the verifier once, and not at every call. They take
- * no kernel pointer; but where a task or cgroup is only read, its address is enough.
- */
 
 /* Of a cgroup and its ancestors. */
 __noinline u32 marks_of(u64 address)
@@ -346,12 +353,18 @@ int ready_timer(struct timer_args *args)
 	return err ?: bpf_timer_set_callback(&w->timer, time_is_up);
 }
 
-static void arm(u32 slot, u64 delay_ns)
+/* False: there is no timer to wait for. */
+static bool arm(u32 slot, u64 delay_ns)
 {
 	struct wake *w = bpf_map_lookup_elem(&wakes, &slot);
 
-	if (w && !armed_at(slot) && !__sync_lock_test_and_set(&armed_at(slot), 1))
-		bpf_timer_start(&w->timer, delay_ns, 0);
+	if (!w)
+		return false;
+	if (armed_at(slot) || __sync_lock_test_and_set(&armed_at(slot), 1) ||
+	    !bpf_timer_start(&w->timer, delay_ns, 0))
+		return true;
+	armed_at(slot) = 0;
+	return false;
 }
 
 /* The reader has taken what there was, and will look again when the time is up. */
@@ -410,8 +423,8 @@ static u64 flags_for(struct target *to)
 /* After the submission. */
 static void wait_for_more(struct target *to)
 {
-	if (to->sub->delay_ns)
-		arm(to->slot, to->sub->delay_ns);
+	if (to->sub->delay_ns && !arm(to->slot, to->sub->delay_ns))
+		wake_reader(to->ring);
 }
 
 static __always_inline void submit(struct target *to, void *record)
@@ -444,6 +457,39 @@ static void fill(struct record_header *h, u32 kind, struct task_struct *task, u3
 	h->ppid = parent ?: task->real_parent->tgid;
 	h->uid = task->cred->uid.val;
 	bpf_probe_read_kernel(h->comm, sizeof(h->comm), task->group_leader->comm);
+}
+
+/* A record without a path. */
+union record {
+	struct record_header h;
+	struct record_exit exit;
+	struct record_fork fork;
+	struct record_oom_kill oom_kill;
+};
+
+/* The same for all: filled once. */
+__noinline int emit(u32 who, union record *r)
+{
+	struct target to;
+	u32 slot, bytes;
+
+	if (!r)
+		return 0;
+	bytes = r->h.kind == RECORD_EXIT   ? sizeof(r->exit)
+		: r->h.kind == RECORD_FORK ? sizeof(r->fork)
+					   : sizeof(r->oom_kill);
+	for_each_subscriber(slot, who)
+	{
+		find(&to, slot);
+		if (!to.ring ||
+		    (r->h.kind == RECORD_EXIT && r->exit.duration_ns < to.sub->min_duration_ns))
+			continue;
+		if (bpf_ringbuf_output(to.ring, r, bytes, flags_for(&to)))
+			lose(slot, ring_full, 1);
+		else
+			wait_for_more(&to);
+	}
+	return 0;
 }
 
 /* ---- exec, fork, exit */
@@ -530,6 +576,18 @@ discard:
 	return fits;
 }
 
+__noinline int emit_execs(u32 who, struct exec_args *a)
+{
+	u32 slot;
+
+	for_each_subscriber(slot, who)
+	{
+		if (!emit_exec(slot, SMALL_PATH, a))
+			emit_exec(slot, LARGE_PATH, a);
+	}
+	return 0;
+}
+
 /* In the cgroup v2 hierarchy, where every task is somewhere; ids of others may be the same numbers.
  */
 static bool is_v2(struct cgroup *cgrp)
@@ -555,7 +613,7 @@ int BPF_PROG(on_cgroup_attach, struct cgroup *to, const char *path, struct task_
 
 static __always_inline int exec(struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	u32 tracked = tracked_by(task), found = matches(task), who, slot;
+	u32 tracked = tracked_by(task), found = matches(task), who;
 	struct exec_args a = {};
 	struct process_state *s;
 
@@ -576,22 +634,15 @@ static __always_inline int exec(struct task_struct *task, pid_t old_pid, struct 
 	a.start = task->mm->arg_start;
 	a.total = task->mm->arg_end - a.start;
 	a.filename = (u64)BPF_CORE_READ(bprm, filename);
-	for_each_subscriber(slot, who)
-	{
-		if (!emit_exec(slot, SMALL_PATH, &a))
-			emit_exec(slot, LARGE_PATH, &a);
-	}
-	return 0;
+	return emit_execs(who, &a);
 }
 
 static __always_inline int fork(struct task_struct *parent, struct task_struct *child)
 {
-	struct record_fork *r;
+	u32 tracked = tracked_by(parent->group_leader), who;
 	struct process_state *s;
-	u32 tracked, who, slot;
-	struct target to;
+	union record r = {};
 
-	tracked = tracked_by(parent->group_leader);
 	/* All else it has from its parent, which would be tracked for it; only this may differ. */
 	if (filters_in_use & FILTER_CGROUPS)
 		tracked |= cgroup_matches(child);
@@ -604,17 +655,9 @@ static __always_inline int fork(struct task_struct *parent, struct task_struct *
 	who = wanted_by(RECORD_FORK, tracked);
 	if (!who)
 		return 0;
-	for_each_subscriber(slot, who)
-	{
-		r = reserve(&to, slot, sizeof(*r));
-		if (!r)
-			continue;
-		fill(&r->h, RECORD_FORK, parent, 0);
-		r->child_pid = child->pid;
-		r->_pad = 0;
-		submit(&to, r);
-	}
-	return 0;
+	fill(&r.h, RECORD_FORK, parent, 0);
+	r.fork.child_pid = child->pid;
+	return emit(who, &r);
 }
 
 /*
@@ -642,13 +685,13 @@ static u64 peak_pages(struct task_struct *task, struct signal_struct *sig)
 	return peak > now ? peak : now;
 }
 
-static void fill_exit(struct record_exit *r, struct task_struct *task, u64 duration, u32 parent)
+static void fill_exit(struct record_exit *r, struct task_struct *task, u32 parent)
 {
 	struct task_struct *leader = task->group_leader;
 	struct signal_struct *sig = task->signal;
 
 	fill(&r->h, RECORD_EXIT, task, parent);
-	r->duration_ns = duration;
+	r->duration_ns = r->h.timestamp - leader->start_boottime;
 	/* The signal struct has the threads that were reaped; add those that were not. */
 	r->utime_ns = sig->utime + task->utime;
 	r->stime_ns = sig->stime + task->stime;
@@ -669,16 +712,12 @@ static void fill_exit(struct record_exit *r, struct task_struct *task, u64 durat
 
 static void flush_opens(struct task_struct *task);
 
-static void flush_opens(struct task_struct *task);
-
 static __always_inline int process_exit(struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
 	struct process_state *s;
-	struct record_exit *r;
-	struct target to;
-	u32 who, slot, parent;
-	u64 duration;
+	union record r = {};
+	u32 who;
 
 	flush_opens(task);
 	if (unwanted(RECORD_EXIT) || task->signal->live.counter > 0)
@@ -693,19 +732,8 @@ static __always_inline int process_exit(struct task_struct *task)
 	s = state_of(leader);
 	if (s && __sync_lock_test_and_set(&s->exited, 1))
 		return 0;
-	parent = s ? s->parent : 0;
-	duration = bpf_ktime_get_boot_ns() - leader->start_boottime;
-	for_each_subscriber(slot, who)
-	{
-		if (duration < subscriber_at(slot).min_duration_ns)
-			continue;
-		r = reserve(&to, slot, sizeof(*r));
-		if (!r)
-			continue;
-		fill_exit(r, task, duration, parent);
-		submit(&to, r);
-	}
-	return 0;
+	fill_exit(&r.exit, task, s ? s->parent : 0);
+	return emit(who, &r);
 }
 
 /*
@@ -826,8 +854,6 @@ static void find_limit(struct task_struct *task, struct record_oom_kill *r)
 	struct cgroup_subsys_state *css = NULL;
 	struct css_set *set;
 
-	r->limit_cgroup_id = 0;
-	r->limit_pages = 0;
 	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id___memcg, memory_cgrp_id___memcg))
 		return;
 	set = BPF_CORE_READ(task, cgroups);
@@ -851,20 +877,14 @@ static void find_limit(struct task_struct *task, struct record_oom_kill *r)
 SEC("tp_btf/mark_victim")
 int BPF_PROG(on_oom_kill, struct task_struct *task)
 {
-	u32 slot, who = wanted_by(RECORD_OOM_KILL, tracked_by(task->group_leader));
-	struct record_oom_kill *r;
-	struct target to;
+	u32 who = wanted_by(RECORD_OOM_KILL, tracked_by(task->group_leader));
+	union record r = {};
 
-	for_each_subscriber(slot, who)
-	{
-		r = reserve(&to, slot, sizeof(*r));
-		if (!r)
-			continue;
-		fill(&r->h, RECORD_OOM_KILL, task, 0);
-		find_limit(task, r);
-		submit(&to, r);
-	}
-	return 0;
+	if (!who)
+		return 0;
+	fill(&r.h, RECORD_OOM_KILL, task, 0);
+	find_limit(task, &r.oom_kill);
+	return emit(who, &r);
 }
 
 /* ---- names of cgroups */
@@ -954,16 +974,14 @@ static u32 open_audience(struct task_struct *task)
 static int open_enter(u64 path, u32 flags)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	u32 slot, who = open_audience(task);
+	u32 who = open_audience(task);
 	struct opening *o;
 
 	if (!who)
 		return 0;
 	o = bpf_task_storage_get(&openings, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!o) {
-		for_each_subscriber(slot, who) lose(slot, map_full, 1);
-		return 0;
-	}
+	if (!o)
+		return no_memory(who);
 	o->path = path;
 	o->flags = flags;
 	o->in_call = 1;
@@ -999,49 +1017,61 @@ int on_openat2_enter(struct trace_event_raw_sys_enter *ctx)
 	return open_enter(ctx->args[1], flags);
 }
 
+/* What one record says. */
 struct opened {
 	u64 count;
 	u32 flags;
 	s32 result;
+	u32 path_area; /* the path is the last one when it is small, else still in user memory */
+	u32 unread;
 };
 
-/* One record for so many opens of a path, which is in user memory when it needs the large area. */
-static __always_inline void emit_open(struct task_struct *task, u32 who, u32 path_area,
-				      const void *path, struct opened *opened)
+static __always_inline int emit_open(u32 slot, u32 path_area, struct opening *o,
+				     struct opened *opened)
 {
 	struct record_file_open *f;
 	struct target to;
-	u32 slot;
 	long n;
 
-	for_each_subscriber(slot, who)
-	{
-		if (task->tgid == subscriber_at(slot).reader)
-			continue;
-		f = reserve(&to, slot, sizeof(*f) + path_area);
-		if (!f)
-			continue;
-		if (path_area == SMALL_PATH)
-			n = bpf_probe_read_kernel_str(f + 1, path_area, path);
-		else
-			n = bpf_probe_read_user_str(f + 1, path_area, path);
-		if (n < 0)
-			lose(slot, read_fault, 1);
-		fill(&f->h, RECORD_FILE_OPEN, task, 0);
-		f->count = opened->count;
-		f->path_area = path_area;
-		f->path_len = n > 0 ? n - 1 : 0;
-		f->flags = opened->flags;
-		f->result = opened->result;
-		submit_without_timer(&to, f);
-	}
+	if (!o || !opened)
+		return 0;
+	f = reserve(&to, slot, sizeof(*f) + path_area);
+	if (!f)
+		return 0;
+	if (path_area == SMALL_PATH)
+		n = bpf_probe_read_kernel_str(f + 1, path_area, o->last);
+	else
+		n = bpf_probe_read_user_str(f + 1, path_area, (void *)o->path);
+	if (n < 0 || opened->unread)
+		lose(slot, read_fault, 1);
+	fill(&f->h, RECORD_FILE_OPEN, bpf_get_current_task_btf(), 0);
+	f->count = opened->count;
+	f->path_area = path_area;
+	f->path_len = n > 0 ? n - 1 : 0;
+	f->flags = opened->flags;
+	f->result = opened->result;
+	submit_without_timer(&to, f);
+	return 0;
 }
 
-/* Takes those off `who` that had their share of this second. */
-static u32 within_rate(struct opening *o, u32 who, u64 now, u64 count)
+__noinline int emit_short_open(u32 slot, struct opening *o, struct opened *opened)
 {
-	u32 slot, allowed = who;
+	return emit_open(slot, SMALL_PATH, o, opened);
+}
 
+__noinline int emit_long_open(u32 slot, struct opening *o, struct opened *opened)
+{
+	return emit_open(slot, LARGE_PATH, o, opened);
+}
+
+/* To those that had not their share of this second yet; for the current task. */
+__noinline int emit_opens(u32 who, struct opening *o, struct opened *opened)
+{
+	u32 slot, process = bpf_get_current_pid_tgid() >> 32;
+	u64 now = bpf_ktime_get_boot_ns();
+
+	if (!o || !opened)
+		return 0;
 	if (now - o->second >= 1000000000) {
 		o->second = now;
 		o->in_second = 0;
@@ -1049,27 +1079,31 @@ static u32 within_rate(struct opening *o, u32 who, u64 now, u64 count)
 	o->in_second++;
 	for_each_subscriber(slot, who)
 	{
-		if (o->in_second > subscriber_at(slot).open_rate) {
-			lose(slot, rate_limited, count);
-			allowed &= ~(1U << slot);
-		}
+		if (process == subscriber_at(slot).reader)
+			continue;
+		if (o->in_second > subscriber_at(slot).open_rate)
+			lose(slot, rate_limited, opened->count);
+		else if (opened->path_area == SMALL_PATH)
+			emit_short_open(slot, o, opened);
+		else
+			emit_long_open(slot, o, opened);
 	}
-	return allowed;
+	return 0;
 }
 
 /* The record of the repetitions that were held back. */
-static void flush(struct task_struct *task, struct opening *o, u32 who, u64 now)
+static void flush(struct opening *o, u32 who)
 {
 	struct opened opened = {
 	    .count = o->repeated,
 	    .flags = o->repeated_flags,
 	    .result = o->repeated_result,
+	    .path_area = SMALL_PATH,
 	};
 
 	o->repeated = 0;
-	if (!opened.count)
-		return;
-	emit_open(task, within_rate(o, who, now, opened.count), SMALL_PATH, o->last, &opened);
+	if (opened.count)
+		emit_opens(who, o, &opened);
 }
 
 static void flush_opens(struct task_struct *task)
@@ -1079,12 +1113,12 @@ static void flush_opens(struct task_struct *task)
 	if (unwanted(RECORD_FILE_OPEN))
 		return;
 	o = bpf_task_storage_get(&openings, task, NULL, 0);
-	if (o && o->repeated)
-		flush(task, o, open_audience(task), bpf_ktime_get_boot_ns());
+	if (o)
+		flush(o, open_audience(task));
 }
 
 /* How long repetitions may be held back: the shortest of those who want them. */
-static u64 window_of(u32 who)
+__noinline u64 window_of(u32 who)
 {
 	u64 window = ~0ULL;
 	u32 slot;
@@ -1154,9 +1188,9 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct opening *o = bpf_task_storage_get(&openings, task, NULL, 0);
 	u64 now, hash = 14695981039346656037ULL;
-	struct opened opened = {.count = 1};
+	struct opened opened = {.count = 1, .path_area = SMALL_PATH};
 	struct file *file = NULL;
-	u32 who, at, slot;
+	u32 who, at;
 	char *path;
 	long n;
 
@@ -1178,10 +1212,10 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		bpf_probe_read_kernel(&file, sizeof(file), files + ctx->ret);
 	}
 	if (n == SMALL_PATH) {
-		flush(task, o, who, now);
+		flush(o, who);
 		o->hash = 0;
-		emit_open(task, within_rate(o, who, now, 1), LARGE_PATH, (void *)o->path, &opened);
-		return 0;
+		opened.path_area = LARGE_PATH;
+		return emit_opens(who, o, &opened);
 	}
 	for (int i = 0; i < SMALL_PATH / 8; i++)
 		hash = (hash ^ ((u64 *)path)[i]) * 1099511628211ULL;
@@ -1194,18 +1228,15 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		o->repeated_result = ctx->ret;
 		return 0;
 	}
-	flush(task, o, who, now);
-	if (n < 0) {
-		for_each_subscriber(slot, who) lose(slot, read_fault, 1);
-	}
+	flush(o, who);
+	opened.unread = n < 0;
 	o->hash = hash;
 	o->since = now;
 	at = file ? resolve((u64)file, &o->resolved) : 0;
 	if (at)
 		path = (char *)o->resolved.bytes + (at & (SMALL_PATH - 1));
 	bpf_probe_read_kernel_str(o->last, SMALL_PATH, path);
-	emit_open(task, within_rate(o, who, now, 1), SMALL_PATH, o->last, &opened);
-	return 0;
+	return emit_opens(who, o, &opened);
 }
 
 /* ---- processes that run already */
