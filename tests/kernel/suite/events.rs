@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "events::a_long_argument_list_is_cut_and_says_so", needs: HERE, run: long },
         Test { name: "events::exit_codes_and_signals", needs: HERE, run: endings },
         Test { name: "events::threads_end_with_their_process", needs: HERE, run: threads },
+        Test { name: "events::a_vfork_is_a_fork", needs: HERE, run: vfork },
+        Test { name: "events::a_core_dump_is_told", needs: HERE, run: core_dump },
         Test {
             name: "events::mode_2_follows_a_command_and_its_descendants",
             needs: HERE,
@@ -204,10 +206,34 @@ fn endings() -> Result<()> {
 fn threads() -> Result<()> {
     let mut stream =
         EventStream::open(&filter(&[EventKind::Fork, EventKind::Exec, EventKind::Exit]), None)?;
-    // The loader of this program's own threads: libtest-mimic lists its tests with them.
-    let pid = run(Command::new(std::env::current_exe()?).args(["--list", "--test-threads", "4"]))?;
+    let pid = run(Command::new(std::env::current_exe()?).arg("worker=threads"))?;
     let events = collect(&mut stream)?;
-    ensure!(exits(&events).filter(|e| e.origin.pid == pid).count() == 1);
+    let of_it = |e: &&Event| e.origin().is_some_and(|o| o.pid == pid);
+    let kinds: Vec<_> = events.iter().filter(of_it).map(std::mem::discriminant).collect();
+    // No FORK for its threads, no EXIT for each of them.
+    ensure!(kinds.len() == 2, "{events:?}");
+    let exit = exit_of(&events, pid)?;
+    ensure!(exit.exit_code == Some(5) && exit.duration_ms >= 200, "{exit:?}");
+    Ok(())
+}
+
+/// The standard library starts a program as posix_spawn(3) does, with vfork.
+fn vfork() -> Result<()> {
+    let kinds = [EventKind::Fork, EventKind::Exec, EventKind::Exit];
+    let mut stream = EventStream::open(&filter(&kinds), None)?;
+    let pid = run(&mut Command::new("/bin/true"))?;
+    let events = collect(&mut stream)?;
+    let me = std::process::id() as i32;
+    let of_it: Vec<_> = events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Fork(f) if f.child_pid == pid => Some(("fork", f.origin.pid)),
+            Event::Exec(e) if e.origin.pid == pid => Some(("exec", e.origin.ppid)),
+            Event::Exit(e) if e.origin.pid == pid => Some(("exit", e.origin.ppid)),
+            _ => None,
+        })
+        .collect();
+    ensure!(of_it == [("fork", me), ("exec", me), ("exit", me)], "{of_it:?}");
     Ok(())
 }
 
@@ -455,23 +481,52 @@ fn large_args() -> Result<()> {
 
 fn all_endings() -> Result<()> {
     let mut stream = EventStream::open(&filter(&[EventKind::Exec, EventKind::Exit]), None)?;
-    let sh = |script: String| run(Command::new("/bin/sh").args(["-c", &script]));
+    let script = "i=0; while [ $i -le 255 ]; do (exit $i); i=$((i+1)); done";
+    let shell = run(Command::new("/bin/sh").args(["-c", script]))?;
     let mut want = Vec::new();
-    for code in (0..=255).step_by(15) {
-        want.push((sh(format!("exit {code}"))?, Some(code), None));
-    }
     // Those whose default is to end the process.
     for signal in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 29, 31] {
         let worker = format!("worker=die_of:{signal}");
         let pid = run(Command::new(std::env::current_exe()?).arg(worker))?;
-        want.push((pid, None, Some(signal)));
+        want.push((pid, signal));
     }
     let events = collect(&mut stream)?;
-    for (pid, code, signal) in want {
+    let codes: Vec<_> =
+        exits(&events).filter(|e| e.origin.ppid == shell).map(|e| e.exit_code).collect();
+    ensure!(codes == (0..=255).map(Some).collect::<Vec<_>>(), "{codes:?}");
+    for (pid, signal) in want {
         let exit = exit_of(&events, pid)?;
-        ensure!((exit.exit_code, exit.signal) == (code, signal), "{exit:?}");
-        ensure!(!exit.oom_killed);
+        ensure!((exit.exit_code, exit.signal) == (None, Some(signal)), "{exit:?}");
+        ensure!(!exit.oom_killed && !exit.core_dumped, "{exit:?}");
     }
+    Ok(())
+}
+
+fn core_dump() -> Result<()> {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    // Only a core in the working directory can be cleaned up: elsewhere, let there be none. 0 is no
+    // limit to a program that takes cores, but 1 is.
+    let limit = match pattern.bytes().next() {
+        Some(b'|') => 1,
+        _ if pattern.contains('/') => 0,
+        _ => 64 << 20,
+    };
+    let dir = std::env::temp_dir().join("acg-core");
+    std::fs::create_dir_all(&dir)?;
+    let mut stream = EventStream::open(&filter(&[EventKind::Exec, EventKind::Exit]), None)?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(format!("worker=dump_core:{limit}"))
+        .current_dir(&dir)
+        .spawn()?;
+    let status = child.wait()?;
+    let events = collect(&mut stream)?;
+    let left = std::fs::read_dir(&dir)?.count();
+    std::fs::remove_dir_all(&dir)?;
+    let exit = exit_of(&events, child.id() as i32)?;
+    ensure!(exit.signal == Some(libc::SIGABRT) && exit.exit_code.is_none(), "{exit:?}");
+    ensure!(exit.core_dumped == status.core_dumped(), "{exit:?}, {status:?}");
+    let expected = limit > 1;
+    ensure!((exit.core_dumped, left) == (expected, usize::from(expected)), "{exit:?}, {left} left");
     Ok(())
 }
 

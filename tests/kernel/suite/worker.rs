@@ -45,7 +45,9 @@ pub fn run(job: &str) -> ! {
             });
             panic!("exec returned: {:?}", thread.join());
         }
-        "die_of" => die_of(arg.parse().expect("signal")),
+        "threads" => threads(),
+        "die_of" => die_of(arg.parse().expect("signal"), 0),
+        "dump_core" => die_of(libc::SIGABRT, arg.parse().expect("limit")),
         "open_storm" => open_storm(arg.parse().expect("number")),
         "open_slowly" => open_slowly(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
@@ -56,11 +58,28 @@ pub fn run(job: &str) -> ! {
     std::process::exit(0);
 }
 
+/// The first thread ends at once, the last one ends the process.
+fn threads() {
+    for millis in [0, 0, 10, 200] {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(millis));
+            if millis == 200 {
+                std::process::exit(5);
+            }
+        });
+    }
+    // SAFETY: ends this thread only; nothing of it is used by the others.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
 /// Whoever started us may have had the signal ignored or blocked.
-fn die_of(signal: i32) {
+fn die_of(signal: i32, core_limit: u64) {
     // SAFETY: system calls on values of our own, in a process that has one thread and ends here.
     unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+        libc::setrlimit(
+            libc::RLIMIT_CORE,
+            &libc::rlimit { rlim_cur: core_limit, rlim_max: core_limit },
+        );
         libc::signal(signal, libc::SIG_DFL);
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
