@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -32,6 +33,12 @@ fn filter(mode: EventMode, delay_ms: u64) -> EventFilter {
     filter
 }
 
+fn with_kinds(kinds: &[EventKind]) -> EventFilter {
+    let mut filter = filter(EventMode::All, 10);
+    filter.kinds = kinds.to_vec();
+    filter
+}
+
 fn spawn_loop(runs: u32) -> Result<Duration> {
     let at = Instant::now();
     for _ in 0..runs {
@@ -54,11 +61,16 @@ fn spawn_cost(runs: u32) -> Result<()> {
         ("EXEC, EXIT, FORK", Watcher::Ours(filter(EventMode::All, 10))),
         ("the same, delay 0", Watcher::Ours(filter(EventMode::All, 0))),
         ("filtered out in the kernel", Watcher::Ours(filter(EventMode::TrackedOnly, 10))),
+        ("EXEC, EXIT", Watcher::Ours(with_kinds(&KINDS[..2]))),
     ];
-    match Running::start(&Watcher::Tools(&["execsnoop", "exitsnoop"])) {
+    const TOOLS: [&str; 3] = ["execsnoop", "exitsnoop", "opensnoop"];
+    match Running::start(&Watcher::Tools(&TOOLS)) {
         Ok(running) => {
             running.stop();
-            cases.push(("bcc execsnoop + exitsnoop", Watcher::Tools(&["execsnoop", "exitsnoop"])));
+            cases.push(("bcc execsnoop + exitsnoop", Watcher::Tools(&TOOLS[..2])));
+            let opens = [&KINDS[..2], &[EventKind::FileOpen]].concat();
+            cases.push(("EXEC, EXIT, FILE_OPEN", Watcher::Ours(with_kinds(&opens))));
+            cases.push(("the same three of bcc", Watcher::Tools(&TOOLS)));
         }
         Err(e) => println!("without bcc's tools: {e:#}"),
     }
@@ -262,7 +274,7 @@ fn throughput(runs: u32) -> Result<()> {
 enum Running {
     None,
     Ours { stop: Arc<AtomicBool>, count: Arc<AtomicU64>, thread: std::thread::JoinHandle<()> },
-    Tools(Vec<Child>),
+    Tools(Vec<Tool>),
 }
 
 impl Running {
@@ -271,16 +283,14 @@ impl Running {
             Watcher::None => Ok(Running::None),
             Watcher::Ours(filter) => Self::read(EventStream::open(filter, None)?),
             Watcher::Tools(names) => {
-                let children = names.iter().map(|name| tool(name)).collect::<Result<_>>()?;
+                let mut tools =
+                    names.iter().map(|name| Tool::start(name)).collect::<Result<Vec<_>>>()?;
                 // They say nothing when they are ready.
                 std::thread::sleep(Duration::from_secs(2));
-                let mut running = Running::Tools(children);
-                if let Running::Tools(children) = &mut running {
-                    for (child, name) in children.iter_mut().zip(*names) {
-                        ensure!(child.try_wait()?.is_none(), "{name} does not run here");
-                    }
+                for (tool, name) in tools.iter_mut().zip(*names) {
+                    ensure!(tool.child.try_wait()?.is_none(), "{name} does not run here");
                 }
-                Ok(running)
+                Ok(Running::Tools(tools))
             }
         }
     }
@@ -313,23 +323,51 @@ impl Running {
                 let _ = thread.join();
                 count.load(Ordering::Relaxed)
             }
-            Running::Tools(children) => {
-                for mut child in children {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                }
-                0
-            }
+            Running::Tools(tools) => tools.into_iter().map(Tool::stop).sum(),
         }
     }
 }
 
-fn tool(name: &str) -> Result<Child> {
-    let path = std::path::Path::new("/usr/sbin").join(name);
-    Command::new(&path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("{} (Debian: libbpf-tools)", path.display()))
+/// One of bcc's tools; it prints a line an event.
+struct Tool {
+    child: Child,
+    lines: Option<std::thread::JoinHandle<u64>>,
+}
+
+impl Tool {
+    fn start(name: &str) -> Result<Self> {
+        let path = std::path::Path::new("/usr/sbin").join(name);
+        let mut child = Command::new(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("{} (Debian: libbpf-tools)", path.display()))?;
+        let out = BufReader::new(child.stdout.take().context("no pipe")?);
+        let lines = Some(std::thread::spawn(move || out.split(b'\n').count() as u64));
+        Ok(Self { child, lines })
+    }
+
+    /// The lines that it printed, without the heading.
+    fn stop(mut self) -> u64 {
+        self.end();
+        self.lines.take().and_then(|l| l.join().ok()).unwrap_or(0).saturating_sub(1)
+    }
+
+    /// It prints what it still holds when it is interrupted, and not when it is killed.
+    fn end(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let pid = rustix::process::Pid::from_child(&self.child);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Tool {
+    fn drop(&mut self) {
+        if self.lines.is_some() {
+            self.end();
+        }
+    }
 }
