@@ -110,9 +110,6 @@ struct resolved {
 
 /* Of a thread whose opens somebody wants. */
 struct opening {
-	u64 path; /* in user memory, from the entry of the system call to its exit */
-	u32 flags;
-	u32 in_call;
 	/* what was opened last, how often since its record, and when that was */
 	u64 hash;
 	u64 repeated;
@@ -960,8 +957,8 @@ int BPF_URETPROBE(on_readline, const char *line)
 
 /* ---- opens
  *
- * The path is read at the exit of the system call, where the kernel itself has just read it, so the
- * page is present; at the entry it often is not.
+ * All is read at the exit of the system call: the kernel itself has just read the path then, so its
+ * page is present, and the arguments are still in the saved registers.
  */
 
 static u32 open_audience(struct task_struct *task)
@@ -971,58 +968,13 @@ static u32 open_audience(struct task_struct *task)
 	return wanted_by(RECORD_FILE_OPEN, tracked_by(task->group_leader));
 }
 
-static int open_enter(u64 path, u32 flags)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	u32 who = open_audience(task);
-	struct opening *o;
-
-	if (!who)
-		return 0;
-	o = bpf_task_storage_get(&openings, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!o)
-		return no_memory(who);
-	o->path = path;
-	o->flags = flags;
-	o->in_call = 1;
-	return 0;
-}
-
-SEC("tracepoint")
-int on_open_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	return open_enter(ctx->args[0], ctx->args[1]);
-}
-
-SEC("tracepoint")
-int on_creat_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	/* O_CREAT | O_WRONLY | O_TRUNC */
-	return open_enter(ctx->args[0], 0100 | 01 | 01000);
-}
-
-SEC("tracepoint")
-int on_openat_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	return open_enter(ctx->args[1], ctx->args[2]);
-}
-
-SEC("tracepoint")
-int on_openat2_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	u64 flags = 0;
-
-	/* struct open_how begins with its flags */
-	bpf_probe_read_user(&flags, sizeof(flags), (void *)ctx->args[2]);
-	return open_enter(ctx->args[1], flags);
-}
-
 /* What one record says. */
 struct opened {
+	u64 path; /* in user memory */
 	u64 count;
 	u32 flags;
 	s32 result;
-	u32 path_area; /* the path is the last one when it is small, else still in user memory */
+	u32 path_area; /* a small one has been read: it is the last one */
 	u32 unread;
 };
 
@@ -1041,7 +993,7 @@ static __always_inline int emit_open(u32 slot, u32 path_area, struct opening *o,
 	if (path_area == SMALL_PATH)
 		n = bpf_probe_read_kernel_str(f + 1, path_area, o->last);
 	else
-		n = bpf_probe_read_user_str(f + 1, path_area, (void *)o->path);
+		n = bpf_probe_read_user_str(f + 1, path_area, (void *)opened->path);
 	if (n < 0 || opened->unread)
 		lose(slot, read_fault, 1);
 	fill(&f->h, RECORD_FILE_OPEN, bpf_get_current_task_btf(), 0);
@@ -1182,34 +1134,37 @@ __noinline u32 resolve(u64 address, struct resolved *out)
 	return 0;
 }
 
-SEC("tracepoint")
-int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
+/* `user_path` is in user memory. */
+__noinline int opened_by_current(u64 user_path, u64 flags, s64 result)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct opening *o = bpf_task_storage_get(&openings, task, NULL, 0);
+	u32 at, who = open_audience(task);
 	u64 now, hash = 14695981039346656037ULL;
-	struct opened opened = {.count = 1, .path_area = SMALL_PATH};
+	struct opened opened = {
+	    .path = user_path,
+	    .count = 1,
+	    .flags = flags,
+	    .result = result,
+	    .path_area = SMALL_PATH,
+	};
 	struct file *file = NULL;
-	u32 who, at;
+	struct opening *o;
 	char *path;
 	long n;
 
-	if (!o || !o->in_call)
-		return 0;
-	o->in_call = 0;
-	who = open_audience(task);
 	if (!who)
 		return 0;
-	opened.flags = o->flags;
-	opened.result = ctx->ret;
+	o = bpf_task_storage_get(&openings, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!o)
+		return no_memory(who);
 	now = bpf_ktime_get_boot_ns();
 	path = (char *)o->given;
 	__builtin_memset(path, 0, SMALL_PATH);
-	n = bpf_probe_read_user_str(path, SMALL_PATH, (void *)o->path);
-	if (ctx->ret >= 0) {
+	n = bpf_probe_read_user_str(path, SMALL_PATH, (void *)user_path);
+	if (result >= 0) {
 		struct file **files = BPF_CORE_READ(task, files, fdt, fd);
 
-		bpf_probe_read_kernel(&file, sizeof(file), files + ctx->ret);
+		bpf_probe_read_kernel(&file, sizeof(file), files + result);
 	}
 	if (n == SMALL_PATH) {
 		flush(o, who);
@@ -1224,8 +1179,8 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		hash ^= (u64)BPF_CORE_READ(file, f_path.dentry);
 	if (n > 0 && hash == o->hash && now - o->since < window_of(who)) {
 		o->repeated++;
-		o->repeated_flags = o->flags;
-		o->repeated_result = ctx->ret;
+		o->repeated_flags = flags;
+		o->repeated_result = result;
 		return 0;
 	}
 	flush(o, who);
@@ -1237,6 +1192,45 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		path = (char *)o->resolved.bytes + (at & (SMALL_PATH - 1));
 	bpf_probe_read_kernel_str(o->last, SMALL_PATH, path);
 	return emit_opens(who, o, &opened);
+}
+
+#define CURRENT_REGS() ((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()))
+
+SEC("tracepoint")
+int on_open(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = CURRENT_REGS();
+
+	return opened_by_current(PT_REGS_PARM1_CORE_SYSCALL(regs), PT_REGS_PARM2_CORE_SYSCALL(regs),
+				 ctx->ret);
+}
+
+SEC("tracepoint")
+int on_creat(struct trace_event_raw_sys_exit *ctx)
+{
+	/* O_CREAT | O_WRONLY | O_TRUNC */
+	return opened_by_current(PT_REGS_PARM1_CORE_SYSCALL(CURRENT_REGS()), 0100 | 01 | 01000,
+				 ctx->ret);
+}
+
+SEC("tracepoint")
+int on_openat(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = CURRENT_REGS();
+
+	return opened_by_current(PT_REGS_PARM2_CORE_SYSCALL(regs), PT_REGS_PARM3_CORE_SYSCALL(regs),
+				 ctx->ret);
+}
+
+SEC("tracepoint")
+int on_openat2(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = CURRENT_REGS();
+	u64 flags = 0;
+
+	/* struct open_how begins with its flags */
+	bpf_probe_read_user(&flags, sizeof(flags), (void *)PT_REGS_PARM3_CORE_SYSCALL(regs));
+	return opened_by_current(PT_REGS_PARM2_CORE_SYSCALL(regs), flags, ctx->ret);
 }
 
 /* ---- processes that run already */

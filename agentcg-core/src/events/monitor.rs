@@ -308,12 +308,11 @@ impl Loaded {
             })
         };
         let both = |first, stand_in, hook| -> Result<u64> {
-            // A stand-in that is about to run has not been skipped, so the smaller number holds.
-            let also = bpf::recursion_misses(stand_in)?;
-            if also == 0 {
+            let stand_in = bpf::recursion_misses(stand_in)?;
+            if stand_in == 0 {
                 return Ok(0);
             }
-            Ok(also.min(bpf::recursion_misses(first)?.saturating_sub(made_up_for(hook))))
+            Ok(skipped_for_good(bpf::recursion_misses(first)?, stand_in, made_up_for(hook)))
         };
         let mut sum = 0;
         for probe in probes.iter().filter(|p| self.links.contains_key(p)) {
@@ -325,13 +324,10 @@ impl Loaded {
                 Probe::CgroupMkdir => 0,
                 Probe::CgroupAttach => bpf::recursion_misses(&progs.on_cgroup_attach)?,
                 Probe::OomKill => bpf::recursion_misses(&progs.on_oom_kill)?,
-                Probe::FileOpen => {
-                    let mut sum = bpf::recursion_misses(&progs.on_any_open_exit)?;
-                    for (_, program) in opens(progs) {
-                        sum += bpf::recursion_misses(program)?;
-                    }
-                    sum
-                }
+                Probe::FileOpen => opens(progs)
+                    .iter()
+                    .map(|(_, program)| bpf::recursion_misses(program))
+                    .sum::<Result<u64>>()?,
                 Probe::BashReadline => bpf::recursion_misses(&progs.on_readline)?,
             };
         }
@@ -420,22 +416,26 @@ impl Loaded {
         let tracepoints = SyscallTracepoints::open()?;
         let progs = &self.skel.progs;
         let mut links = Vec::new();
-        for (call, enter) in opens(progs) {
-            // The exit first: an entry that nobody takes up would stay marked.
-            links.extend(tracepoints.attach(&format!("sys_exit_{call}"), &progs.on_any_open_exit)?);
-            links.extend(tracepoints.attach(&format!("sys_enter_{call}"), enter)?);
+        for (call, program) in opens(progs) {
+            links.extend(tracepoints.attach(&format!("sys_exit_{call}"), program)?);
         }
         Ok(links)
     }
 }
 
-/// The system calls that open a file, and the program at the entry of each.
+/// A stand-in is skipped also where there was nothing to make up for; and one that is about to make
+/// up for a run that was skipped just now has not been skipped.
+fn skipped_for_good(first: u64, stand_in: u64, made_up_for: u64) -> u64 {
+    stand_in.min(first.saturating_sub(made_up_for))
+}
+
+/// The system calls that open a file, and the program at the exit of each.
 fn opens<'a>(progs: &'a ProcessProgs<'static>) -> [(&'static str, &'a ProgramMut<'static>); 4] {
     [
-        ("open", &progs.on_open_enter),
-        ("creat", &progs.on_creat_enter),
-        ("openat", &progs.on_openat_enter),
-        ("openat2", &progs.on_openat2_enter),
+        ("open", &progs.on_open),
+        ("creat", &progs.on_creat),
+        ("openat", &progs.on_openat),
+        ("openat2", &progs.on_openat2),
     ]
 }
 
@@ -630,6 +630,15 @@ fn prefix_key(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_stand_in_made_up_for_is_not_lost() {
+        for (first, stand_in, made_up_for, lost) in
+            [(5, 0, 5, 0), (5, 0, 4, 0), (5, 2, 5, 0), (5, 1, 4, 1), (5, 3, 3, 2), (0, 3, 0, 0)]
+        {
+            assert_eq!(skipped_for_good(first, stand_in, made_up_for), lost);
+        }
+    }
 
     #[test]
     fn a_prefix_stands_for_the_shorter_ones_too() {

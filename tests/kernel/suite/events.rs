@@ -76,6 +76,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "events::an_oom_kill_names_victim_and_limit", needs: LIMITS, run: oom_kill },
         Test { name: "events::lines_of_an_interactive_bash", needs: HERE, run: readline },
         Test { name: "events::an_open_storm_is_bounded_and_adds_up", needs: HERE, run: open_storm },
+        Test { name: "events::each_way_to_open_a_file", needs: HERE, run: each_way_to_open },
         Test { name: "events::opens_share_a_wake_up", needs: HERE, run: few_wake_ups },
         Test { name: "events::by_user_and_by_executable", needs: HERE, run: by_user_and_path },
         Test {
@@ -671,7 +672,9 @@ fn open_storm() -> Result<()> {
     let mut filter = only("acgstorm", &[EventKind::FileOpen, EventKind::Exit]);
     filter.open_rate = 100;
     let mut stream = EventStream::open(&filter, None)?;
+    let begin = Instant::now();
     let pid = run(Command::new(&program).arg(format!("worker=open_storm:{opens}")))?;
+    let seconds = begin.elapsed().as_secs() + 1;
     let (mut events, mut opened, mut limited) = (0u64, 0, 0);
     while let Some(event) = stream.next_timeout(Duration::from_millis(500))? {
         match event {
@@ -689,7 +692,34 @@ fn open_storm() -> Result<()> {
     // the program's own start may be among those that were held back.
     let total = opened + limited;
     ensure!((opens..opens + 100).contains(&total), "{opened} + {limited} of {opens}");
-    ensure!(events < opens / 10 && limited > opens / 4, "{events} events, {limited} held back");
+    ensure!(events <= 100 * (seconds + 1), "{events} events in {seconds} s");
+    ensure!(limited > opens / 4, "{limited} held back");
+    Ok(())
+}
+
+fn each_way_to_open() -> Result<()> {
+    let program = copy_of(&std::env::current_exe()?.display().to_string(), "acgways")?;
+    let path = std::env::temp_dir().canonicalize()?.join("acg-each-way");
+    let mut filter = only("acgways", &[EventKind::FileOpen]);
+    filter.open_window = Duration::ZERO;
+    let mut stream = EventStream::open(&filter, None)?;
+    std::fs::write(&path, "")?;
+    run(Command::new(&program).arg(format!("worker=open_each_way:{}", path.display())))?;
+    let mut flags = Vec::new();
+    while let Some(event) = stream.next_timeout(Duration::from_millis(500))? {
+        let Event::FileOpen(f) = event else { anyhow::bail!("{event:?}") };
+        if path == *f.filepath {
+            ensure!(f.result >= 3, "{f:?}");
+            flags.push(f.flags as i32);
+        }
+    }
+    std::fs::remove_file(&path)?;
+    let mut want = vec![libc::O_RDONLY | libc::O_NOCTTY, (libc::O_RDWR | libc::O_NOFOLLOW)];
+    if cfg!(target_arch = "x86_64") {
+        want.insert(0, libc::O_WRONLY | libc::O_APPEND);
+        want.insert(0, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC);
+    }
+    ensure!(flags == want, "{flags:?}, expected {want:?}");
     Ok(())
 }
 

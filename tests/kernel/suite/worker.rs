@@ -49,6 +49,7 @@ pub fn run(job: &str) -> ! {
         "die_of" => die_of(arg.parse().expect("signal"), 0),
         "dump_core" => die_of(libc::SIGABRT, arg.parse().expect("limit")),
         "open_storm" => open_storm(arg.parse().expect("number")),
+        "open_each_way" => open_each_way(arg),
         "open_slowly" => open_slowly(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
         "runtime" => hold_runtime(arg.into()),
@@ -94,6 +95,26 @@ fn open_storm(opens: u64) {
     for i in 0..opens {
         let path = if i < opens / 2 || i % 2 == 0 { "/etc/hostname" } else { "/etc/hosts" };
         drop(std::fs::File::open(path).expect(path));
+    }
+}
+
+/// Flags that differ, so that the calls can be told apart.
+fn open_each_way(path: &str) {
+    let path = std::ffi::CString::new(path).expect("no NUL");
+    let path = path.as_ptr();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: two system calls that read a string.
+    unsafe {
+        libc::syscall(libc::SYS_creat, path, 0o600);
+        libc::syscall(libc::SYS_open, path, libc::O_WRONLY | libc::O_APPEND);
+    }
+    // SAFETY: an open_how is integers, for which zero is valid.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_RDWR | libc::O_NOFOLLOW) as u64;
+    // SAFETY: system calls that read a string, and one a struct of the size that it is told.
+    unsafe {
+        libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NOCTTY);
+        libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path, &how, size_of_val(&how));
     }
 }
 
