@@ -24,7 +24,7 @@ mod command;
 mod evidence;
 #[cfg(test)]
 mod examples;
-#[cfg(test)]
+mod oom;
 mod outcome;
 mod processes;
 mod reap;

@@ -45,8 +45,12 @@ pub fn run(job: &str) -> ! {
             });
             panic!("exec returned: {:?}", thread.join());
         }
-        "die_of" => die_of(arg.parse().expect("signal")),
+        "threads" => threads(),
+        "die_of" => die_of(arg.parse().expect("signal"), 0),
+        "dump_core" => die_of(libc::SIGABRT, arg.parse().expect("limit")),
         "open_storm" => open_storm(arg.parse().expect("number")),
+        "open_each_way" => open_each_way(arg),
+        "open_slowly" => open_slowly(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
         "eat" => eat(arg),
         "forks" => exhaust(arg, fork),
@@ -61,11 +65,28 @@ pub fn run(job: &str) -> ! {
     std::process::exit(0);
 }
 
+/// The first thread ends at once, the last one ends the process.
+fn threads() {
+    for millis in [0, 0, 10, 200] {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(millis));
+            if millis == 200 {
+                std::process::exit(5);
+            }
+        });
+    }
+    // SAFETY: ends this thread only; nothing of it is used by the others.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
 /// Whoever started us may have had the signal ignored or blocked.
-fn die_of(signal: i32) {
+fn die_of(signal: i32, core_limit: u64) {
     // SAFETY: system calls on values of our own, in a process that has one thread and ends here.
     unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+        libc::setrlimit(
+            libc::RLIMIT_CORE,
+            &libc::rlimit { rlim_cur: core_limit, rlim_max: core_limit },
+        );
         libc::signal(signal, libc::SIG_DFL);
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
@@ -160,6 +181,35 @@ fn open_storm(opens: u64) {
     for i in 0..opens {
         let path = if i < opens / 2 || i % 2 == 0 { "/etc/hostname" } else { "/etc/hosts" };
         drop(std::fs::File::open(path).expect(path));
+    }
+}
+
+/// Flags that differ, so that the calls can be told apart.
+fn open_each_way(path: &str) {
+    let path = std::ffi::CString::new(path).expect("no NUL");
+    let path = path.as_ptr();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: two system calls that read a string.
+    unsafe {
+        libc::syscall(libc::SYS_creat, path, 0o600);
+        libc::syscall(libc::SYS_open, path, libc::O_WRONLY | libc::O_APPEND);
+    }
+    // SAFETY: an open_how is integers, for which zero is valid.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_RDWR | libc::O_NOFOLLOW) as u64;
+    // SAFETY: system calls that read a string, and one a struct of the size that it is told.
+    unsafe {
+        libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NOCTTY);
+        libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path, &how, size_of_val(&how));
+    }
+}
+
+/// One a millisecond, each of another path than the one before.
+fn open_slowly(opens: u64) {
+    for i in 0..opens {
+        let path = if i % 2 == 0 { "/etc/hostname" } else { "/etc/hosts" };
+        drop(std::fs::File::open(path).expect(path));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
