@@ -7,6 +7,7 @@
 //! | `support.rs` | needs, test cgroups, workers, the programs under test |
 //! | `worker.rs` | what child processes of the tests do |
 //! | `cgroups.rs`, `runtime.rs`, `calls.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
+//! | `verdicts.rs` | a table of ways in which a call can end |
 //! | `doctor.rs`, `programs.rs`, `run.rs` | the programs |
 
 mod calls;
@@ -19,10 +20,11 @@ mod run;
 mod runtime;
 mod scheduler;
 mod support;
+mod verdicts;
 mod worker;
 
 use libtest_mimic::{Arguments, Trial};
-use support::{Machine, Test};
+use support::{Machine, Need, Test};
 
 fn main() {
     if let Some(job) = std::env::args().nth(1).filter(|a| a.starts_with("worker=")) {
@@ -44,11 +46,21 @@ fn main() {
         run::tests(),
     ]
     .concat();
-    let trials = all.into_iter().map(|test| {
-        let missing = machine.missing(test.needs);
-        Trial::test(test.name, move || (test.run)().map_err(|e| format!("{e:#}").into()))
-            .with_ignored_flag(!missing.is_empty())
-            .with_kind(missing)
+    let tests = all.into_iter().map(|t| trial(&machine, t.name.into(), t.needs, t.run));
+    let verdicts = verdicts::rows().into_iter().map(|row| {
+        trial(&machine, format!("verdicts::{}", row.name), row.needs, move || row.run())
     });
-    libtest_mimic::run(&args, trials.collect()).exit();
+    libtest_mimic::run(&args, tests.chain(verdicts).collect()).exit();
+}
+
+fn trial(
+    machine: &Machine,
+    name: String,
+    needs: &[Need],
+    run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    let missing = machine.missing(needs);
+    Trial::test(name, move || run().map_err(|e| format!("{e:#}").into()))
+        .with_ignored_flag(!missing.is_empty())
+        .with_kind(missing)
 }

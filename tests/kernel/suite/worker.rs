@@ -48,6 +48,12 @@ pub fn run(job: &str) -> ! {
         "die_of" => die_of(arg.parse().expect("signal")),
         "open_storm" => open_storm(arg.parse().expect("number")),
         "loop_over" => loop_over(arg.parse().expect("bytes")),
+        "eat" => eat(arg),
+        "forks" => exhaust(arg, fork),
+        "threads" => exhaust(arg, || std::thread::Builder::new().spawn(pause).is_ok()),
+        "burn_for" => burn_for(Duration::from_millis(arg.parse().expect("ms"))),
+        "ignore_term" => ignore_term(),
+        "mark_and_kill" => mark_and_kill(arg),
         "runtime" => hold_runtime(arg.into()),
         "protect" => hold_protection(arg),
         other => panic!("no worker {other}"),
@@ -67,6 +73,86 @@ fn die_of(signal: i32) {
         libc::raise(signal);
     }
     unreachable!("signal {signal} did not end us");
+}
+
+/// `MIB`: says its pid and takes so much memory; with `,stay` it says so too, and stays.
+fn eat(arg: &str) {
+    let (mib, stay) = arg.split_once(',').map_or((arg, false), |(mib, _)| (mib, true));
+    // SAFETY: a string that lives as long as the program.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"eater".as_ptr()) };
+    println!("{}", std::process::id());
+    let _ = std::io::stdout().flush();
+    let _held = std::hint::black_box(vec![1u8; mib.parse::<usize>().expect("MiB") << 20]);
+    if stay {
+        println!("eaten");
+        let _ = std::io::stdout().flush();
+        pause();
+    }
+}
+
+fn pause() {
+    loop {
+        // SAFETY: waits for a signal.
+        unsafe { libc::pause() };
+    }
+}
+
+fn fork() -> bool {
+    // SAFETY: this process has one thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            pause();
+            true
+        }
+        pid => pid > 0,
+    }
+}
+
+/// `N,STATUS`: makes so many; exits with the status when one is refused, or aborts, or stays.
+fn exhaust(arg: &str, make: impl Fn() -> bool) {
+    let (n, then) = arg.split_once(',').expect("a number and what then");
+    if (0..n.parse::<u32>().expect("number")).all(|_| make()) {
+        return;
+    }
+    match then {
+        "abort" => std::process::abort(),
+        "stay" => pause(),
+        status => std::process::exit(status.parse().expect("status")),
+    }
+}
+
+/// Uses so much CPU time, however long that takes.
+fn burn_for(time: Duration) {
+    let mut used = Duration::ZERO;
+    while used < time {
+        for n in 0..100_000u32 {
+            std::hint::black_box(n);
+        }
+        // SAFETY: writes to a value of our own.
+        used = unsafe {
+            let mut now: libc::timespec = std::mem::zeroed();
+            libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut now);
+            Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+        };
+    }
+}
+
+fn ignore_term() {
+    // SAFETY: changes this process only.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    ready();
+    pause();
+}
+
+/// Kills a call as a program beside its harness does: with its name on it.
+fn mark_and_kill(cgroup: &str) {
+    let path = std::ffi::CString::new(cgroup).expect("path");
+    let by = format!("agentcg kill (pid {})", std::process::id());
+    let name = c"user.agentcg.killed".as_ptr();
+    // SAFETY: strings and bytes that live until after the call.
+    let r = unsafe { libc::setxattr(path.as_ptr(), name, by.as_ptr().cast(), by.len(), 0) };
+    assert_eq!(r, 0, "{}", std::io::Error::last_os_error());
+    std::fs::write(format!("{cgroup}/cgroup.kill"), "1").expect("cgroup.kill");
 }
 
 /// Half of the opens are of one path, the others change between two.
