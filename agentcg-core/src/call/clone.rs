@@ -22,6 +22,8 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const SCHED_EXT: usize = 7;
 /// The child needs a few hundred bytes; builds without optimisation some KiB.
 const STACK: usize = 64 << 10;
+/// So much of it, at the top, is there before the child is.
+const TOUCHED: usize = 16 << 10;
 
 /// What the child does before it becomes the program. All of it is made ready beforehand.
 #[derive(Debug, Default)]
@@ -435,6 +437,12 @@ impl Stack {
         if bottom == libc::MAP_FAILED {
             let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOMEM);
             return Err(Errno::from_raw_os_error(errno));
+        }
+        // What the child faults in is paid by its cgroup, page tables included. Below a memory.max
+        // that has no room for them it would fault for ever: the OOM killer spares a vfork child.
+        for page in 1..=TOUCHED / 4096 {
+            // SAFETY: inside the mapping that was just made.
+            unsafe { bottom.byte_add(STACK - page * 4096).cast::<u8>().write_volatile(0) };
         }
         Ok(Self { bottom })
     }
