@@ -7,6 +7,7 @@
 //! | `support.rs` | needs, test cgroups, workers, the programs under test |
 //! | `worker.rs` | what child processes of the tests do |
 //! | `cgroups.rs`, `runtime.rs`, `calls.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
+//! | `verdicts.rs` | a table of ways in which a call can end |
 //! | `doctor.rs`, `programs.rs`, `run.rs` | the programs |
 //! | `verdicts.rs` | a table of ways in which a call can end |
 

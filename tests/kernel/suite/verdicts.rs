@@ -917,12 +917,12 @@ fn forks() -> Vec<Row> {
             Ok(s.worker("forks:10,7").limits(pids(20)).output()?)
         }),
         Row::new("threads", LIMITS, PidsExhausted, Status(7), |s| {
-            Ok(s.worker("threads:50,7").limits(pids(20)).output()?)
+            Ok(s.worker("exhaust_threads:50,7").limits(pids(20)).output()?)
         })
         .by("pids.max", 20, Call, Ends)
         .says(&["fork or thread"]),
         Row::new("no_thread_and_abort", LIMITS, PidsExhausted, Signal(libc::SIGABRT), |s| {
-            let mut command = s.worker("threads:50,abort");
+            let mut command = s.worker("exhaust_threads:50,abort");
             Ok(command.limits(pids(20)).rlimit(libc::RLIMIT_CORE, 0, 0).output()?)
         })
         .by("pids.max", 20, Call, Ends)

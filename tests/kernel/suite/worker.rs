@@ -54,7 +54,7 @@ pub fn run(job: &str) -> ! {
         "loop_over" => loop_over(arg.parse().expect("bytes")),
         "eat" => eat(arg),
         "forks" => exhaust(arg, fork),
-        "threads" => exhaust(arg, || std::thread::Builder::new().spawn(pause).is_ok()),
+        "exhaust_threads" => exhaust(arg, || std::thread::Builder::new().spawn(pause).is_ok()),
         "burn_for" => burn_for(Duration::from_millis(arg.parse().expect("ms"))),
         "ignore_term" => ignore_term(),
         "mark_and_kill" => mark_and_kill(arg),
