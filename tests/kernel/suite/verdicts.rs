@@ -399,8 +399,7 @@ fn host_oom(stage: &Stage) -> Result<Outcome> {
     std::fs::write("/proc/sysrq-trigger", "f")?;
     let mut outcome = call.wait();
     // The pipe was ours, so the output is not in the outcome yet.
-    let mut kept = agentcg_core::Captured::default();
-    kept.bytes = said.into_bytes();
+    let kept = agentcg_core::Captured { bytes: said.into_bytes(), ..Default::default() };
     outcome.stdout = Some(kept);
     Ok(outcome)
 }
