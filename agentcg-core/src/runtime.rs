@@ -206,6 +206,7 @@ pub(crate) struct Root {
     shared: bool,
     supervisor: OnceLock<Supervisor>,
     gate: Arc<Gate>,
+    process: u32,
 }
 
 impl Root {
@@ -250,6 +251,7 @@ impl Root {
             shared,
             supervisor: OnceLock::new(),
             gate: Gate::new(options.capacity),
+            process: std::process::id(),
         };
         // Room that another shared runtime has made, or one that was killed.
         if let Ok(room) = parent.child(&CgroupName::new(OCCUPANTS)?)
@@ -270,7 +272,14 @@ impl Root {
 
     /// While it is held, no session of this root is made or removed.
     pub(crate) fn setup(&self) -> Result<OwnedFd> {
+        self.check_process()?;
         cgroup::lock_as(&self.cgroup, Lock::Setup, FlockOperation::LockExclusive)
+    }
+
+    /// That this is not a forked child: it has our memory, and our locks are its locks too, but what
+    /// they stand for is its parent's.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        check_process(self.process)
     }
 
     pub(crate) fn shared(&self) -> bool {
@@ -475,6 +484,15 @@ fn open_or_make(parent: &Cgroup, name: &CgroupName) -> Result<Cgroup> {
     }
 }
 
+/// That it is this process which made something.
+pub(crate) fn check_process(made_by: u32) -> Result<()> {
+    if made_by == std::process::id() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "the runtime was made before this process was forked")
+        .or_help("make a Runtime of its own in the forked process"))
+}
+
 /// systemd marks what it delegated; the first name is for the system's manager, the second for users'.
 fn delegated(cgroup: &Cgroup) -> bool {
     ["trusted.delegate", "user.delegate"]
@@ -503,6 +521,9 @@ fn enabled_by_us(level: &Cgroup) -> Result<Vec<Controller>> {
 
 impl Drop for Root {
     fn drop(&mut self) {
+        if self.check_process().is_err() {
+            return;
+        }
         if let Err(e) = self.release() {
             tracing::warn!("the root {} stays: {e}", self.cgroup.path().display());
         }
