@@ -314,8 +314,11 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
             }
         }
         if !launch.inherit_fds {
-            // Kernel 5.11; before, what we opened is close-on-exec anyway.
-            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            // Now and not by exec, which can take its time: among them are our locks, and if we are
+            // killed meanwhile, the child would hold them. Kernel 5.11; before, what we opened is
+            // close-on-exec anyway.
+            let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, how);
         }
         if let Some(mask) = launch.umask {
             libc::syscall(libc::SYS_umask, mask);
@@ -349,6 +352,14 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
         default_signals();
         exec(shared)
     }
+}
+
+/// The program is an open file, which must stay open until exec.
+fn by_descriptor(launch: &Launch) -> bool {
+    launch.programs.first().is_some_and(|program| {
+        let path = program.to_bytes();
+        path.starts_with(b"/proc/self/fd/") || path.starts_with(b"/dev/fd/")
+    })
 }
 
 /// Each file in turn, as `execvp` does: one that is not there is passed over, one that may not be

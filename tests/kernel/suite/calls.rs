@@ -92,7 +92,7 @@ impl Place {
     }
 }
 
-fn text(outcome: &Outcome) -> String {
+pub fn text(outcome: &Outcome) -> String {
     outcome
         .stdout
         .as_ref()
@@ -100,12 +100,12 @@ fn text(outcome: &Outcome) -> String {
         .unwrap_or_default()
 }
 
-fn exited(outcome: &Outcome, status: i32) -> Result<()> {
+pub fn exited(outcome: &Outcome, status: i32) -> Result<()> {
     ensure!(matches!(outcome.ended, Ended::Exited(s) if s == status), "{outcome:?}");
     Ok(())
 }
 
-fn gone(pid: i32) -> bool {
+pub fn gone(pid: i32) -> bool {
     // A zombie whose new parent is slow to collect it is dead all the same.
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_or(true, |s| s.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))

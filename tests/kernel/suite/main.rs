@@ -7,12 +7,15 @@
 //! | `support.rs` | needs, test cgroups, workers, the programs under test |
 //! | `worker.rs` | what child processes of the tests do |
 //! | `cgroups.rs`, `runtime.rs`, `calls.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
-//! | `verdicts.rs` | a table of ways in which a call can end |
+//! | `storm.rs` | many calls at once |
+//! | `crash.rs`, `confined.rs` | a harness that was killed; less allowed than usual |
 //! | `doctor.rs`, `programs.rs`, `run.rs` | the programs |
 //! | `verdicts.rs` | a table of ways in which a call can end |
 
 mod calls;
 mod cgroups;
+mod confined;
+mod crash;
 mod doctor;
 mod events;
 mod memory;
@@ -20,6 +23,7 @@ mod programs;
 mod run;
 mod runtime;
 mod scheduler;
+mod storm;
 mod support;
 mod verdicts;
 mod worker;
@@ -45,6 +49,9 @@ fn main() {
         doctor::tests(),
         programs::tests(),
         run::tests(),
+        crash::tests(),
+        confined::tests(),
+        storm::tests(),
     ]
     .concat();
     let tests = all.into_iter().map(|t| trial(&machine, t.name.into(), t.needs, t.run));

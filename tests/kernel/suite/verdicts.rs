@@ -677,7 +677,7 @@ fn not_started() -> Vec<Row> {
             Ok(s.session().command("true").limits(pids(0)).output()?)
         })
         .by("pids.max", 0, Call, Ends)
-        .says(&["not started", "pids.max"]),
+        .says(&["not started", "pids.max of 0", "pids:16"]),
     ]
 }
 
@@ -791,7 +791,8 @@ fn memory_at_the_call() -> Vec<Row> {
         Row::new("memory_for_no_process", LIMITS, SpawnFailed, NotStarted(libc::ENOMEM), |s| {
             Ok(s.session().command("true").limits(memory(0)).output()?)
         })
-        .says(&["memory.max"]),
+        .by("memory.max", 0, Call, Ends)
+        .says(&["the call's memory.max of 0 bytes", "larger limit"]),
     ]
 }
 

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agentcg_core::{MemcgConfig, MemoryProtection, Runtime, SessionConfig};
+use agentcg_core::{MemcgConfig, MemoryProtection, Runtime, SessionConfig, Stdio};
+
+use crate::confined;
 
 fn ready() {
     println!("ready");
@@ -58,6 +60,22 @@ pub fn run(job: &str) -> ! {
         "burn_for" => burn_for(Duration::from_millis(arg.parse().expect("ms"))),
         "ignore_term" => ignore_term(),
         "mark_and_kill" => mark_and_kill(arg),
+        "without_clone3" => report(confined::without_clone3, arg),
+        "limits_without_clone3" => report(confined::limits_without_clone3, arg),
+        "become_user" => {
+            ready();
+            wait();
+            let (_, job) = arg.split_once(':').expect("program and job");
+            // Where it is known, the job says how it went.
+            if let Err(e) = confined::become_user(arg) {
+                println!("{job}: {e:#}");
+            }
+        }
+        "plain_as_user" => report_now(confined::plain_as_user, arg),
+        "limits_as_user" => report_now(confined::limits_as_user, arg),
+        "refused_as_user" => report_now(confined::refused_as_user, arg),
+        "forked" => report(confined::forked, arg),
+        "harness" => harness(arg),
         "runtime" => hold_runtime(arg.into()),
         "protect" => hold_protection(arg),
         other => panic!("no worker {other}"),
@@ -77,6 +95,88 @@ fn threads() {
     }
     // SAFETY: ends this thread only; nothing of it is used by the others.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
+/// A test in a process of its own: waits, does it, says `ok` or what was wrong.
+fn report(test: fn(&str) -> anyhow::Result<()>, arg: &str) {
+    ready();
+    wait();
+    report_now(test, arg);
+}
+
+fn report_now(test: fn(&str) -> anyhow::Result<()>, arg: &str) {
+    match test(arg) {
+        Ok(()) => println!("ok"),
+        Err(e) => println!("{}", format!("{e:#}").replace('\n', " ")),
+    }
+    let _ = std::io::stdout().flush();
+    wait();
+}
+
+/// `MOMENT,own|shared,ROOT`: a harness with tool calls, to be killed.
+fn harness(arg: &str) {
+    let [moment, sharing, root] = arg.splitn(3, ',').collect::<Vec<_>>()[..] else {
+        panic!("{arg}")
+    };
+    let runtime = Runtime::builder().root(root).shared(sharing == "shared").build().expect("root");
+    let mut config = SessionConfig::default();
+    config.capacity.calls = (moment == "queued").then_some(1);
+    let session = runtime.session("s", config).expect("session");
+    let spawn = |script: &str| {
+        let mut command = session.command("sh");
+        let command = command.args(["-c", script]).stdin(Stdio::Null).stdout(Stdio::Null);
+        command.spawn().expect("call")
+    };
+    match moment {
+        "running" => {
+            let calls = [
+                spawn("sleep 1000"),
+                spawn("setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000"),
+                spawn("trap '' TERM HUP; while :; do sleep 1000; done"),
+                spawn("exec 0<&- 1>&- 2>&-; exec sleep 1000"),
+            ];
+            ready();
+            wait();
+            drop(calls);
+        }
+        "frozen" => {
+            let call = spawn("sleep 1000 & sleep 1000");
+            session.freeze().expect("freeze");
+            let frozen = session.cgroup().wait_frozen(true, Duration::from_secs(10));
+            assert!(frozen.expect("frozen"));
+            ready();
+            wait();
+            drop(call);
+        }
+        "waiting" | "queued" => std::thread::scope(|scope| {
+            for _ in 0..2 {
+                // One waits for the end of its call; the other does too, or for its turn.
+                scope.spawn(|| session.command("sleep").arg("1000").output().expect("call"));
+            }
+            let calls = session.path().join("calls");
+            // In a shared session there are others too.
+            let ours = format!("{}-", std::process::id());
+            let begun = || {
+                let all = std::fs::read_dir(&calls).into_iter().flatten().filter_map(Result::ok);
+                let all = all.filter(|e| e.file_name().to_string_lossy().starts_with(&ours));
+                let procs = all.map(|e| std::fs::read_to_string(e.path().join("cgroup.procs")));
+                let procs: Vec<_> = procs.collect();
+                // The process is there before it is the program.
+                let runs = |pid: &str| {
+                    let comm = std::fs::read_to_string(format!("/proc/{}/comm", pid.trim_end()));
+                    comm.is_ok_and(|comm| comm == "sleep\n")
+                };
+                let running = procs.iter().filter(|t| t.as_ref().is_ok_and(|t| runs(t)));
+                Ok(procs.len() == 2 && running.count() == if moment == "queued" { 1 } else { 2 })
+            };
+            if crate::support::eventually("the calls have begun", begun).is_ok() {
+                ready();
+            }
+            // Ends the process, also with threads that wait.
+            wait();
+        }),
+        other => panic!("no moment {other}"),
+    }
 }
 
 /// Whoever started us may have had the signal ignored or blocked.
