@@ -145,7 +145,7 @@ fn as_std_process() -> Result<()> {
     };
     // What else is ignored is inherited: a shell's background jobs ignore SIGINT.
     ensure!(mask("SigBlk:")? == 0 && mask("SigIgn:")? & (1 << (libc::SIGPIPE - 1)) == 0, "{said}");
-    let outcome = place.sh("ps -o sid= -p $$; echo $$").new_session(true).output()?;
+    let outcome = place.sh("cut -d ' ' -f 6 /proc/$$/stat; echo $$").new_session(true).output()?;
     let words: Vec<_> = text(&outcome).split_whitespace().map(str::to_owned).collect();
     ensure!(words[0] == words[1], "{outcome:?}");
     place.close()
