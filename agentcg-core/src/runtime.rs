@@ -477,6 +477,9 @@ impl Root {
     }
 
     fn give_room_back(&self) -> Result<()> {
+        if self.outside.file_name() != Some(OCCUPANTS.as_ref()) {
+            return Ok(());
+        }
         let Some(parent) = self.outside.parent() else { return Ok(()) };
         let parent = Cgroup::open(parent)?;
         // Where others there rely on the controllers, no process may live beside them.
