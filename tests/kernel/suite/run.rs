@@ -1,6 +1,7 @@
 //! `agentcg run`, `agentcg-bash` and what looks at calls from outside, as a user runs them.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,6 +62,16 @@ impl Place {
             .env_remove("AGENTCG_CALL")
             .env_remove("AGENTCG_LOG")
             .stdin(Stdio::null());
+        // SAFETY: system calls only, between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Whoever started us may have had them ignored, as nohup and background jobs do.
+                for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
         Ok(command)
     }
 
