@@ -62,16 +62,6 @@ impl Place {
             .env_remove("AGENTCG_CALL")
             .env_remove("AGENTCG_LOG")
             .stdin(Stdio::null());
-        // SAFETY: system calls only, between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                // Whoever started us may have had them ignored, as nohup and background jobs do.
-                for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP] {
-                    libc::signal(signal, libc::SIG_DFL);
-                }
-                Ok(())
-            });
-        }
         Ok(command)
     }
 
@@ -82,15 +72,24 @@ impl Place {
 
     /// `agentcg run OPTIONS... -- sh -c SCRIPT`, running.
     fn start(&self, options: &[&str], script: &str) -> Result<Running> {
-        let child = self
-            .command("agentcg")?
+        let mut command = self.command("agentcg")?;
+        command
             .arg("run")
             .args(options)
             .args(["--", "sh", "-c", script])
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        Ok(Running(Some(child)))
+            .stderr(Stdio::piped());
+        // SAFETY: system calls only, between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Whoever started us may have had them ignored, as nohup and background jobs do.
+                for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
+        Ok(Running(Some(command.spawn()?)))
     }
 
     fn file(&self, name: &str) -> String {
