@@ -483,7 +483,7 @@ impl Root {
         let Some(parent) = self.outside.parent() else { return Ok(()) };
         let parent = Cgroup::open(parent)?;
         // Where others there rely on the controllers, no process may live beside them.
-        if !self.has_room_in(&parent) || !parent.subtree_control()?.is_empty() {
+        if !parent.subtree_control()?.is_empty() {
             return Ok(());
         }
         let room = Cgroup::open(&self.outside)?;
