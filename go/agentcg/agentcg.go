@@ -43,7 +43,7 @@ type Runtime struct {
 type Option func(*runtimeOptions)
 
 type runtimeOptions struct {
-	c    C.agentcg_runtime_options_t
+	c    *C.agentcg_runtime_options_t // in C's memory: C calls back with what is in it
 	root string
 	log  func(LogLevel, string)
 }
@@ -87,23 +87,24 @@ func WithLog(level LogLevel, log func(level LogLevel, message string)) Option {
 //
 // ErrUnsupported without cgroup v2; ErrBusy when another runtime holds the root.
 func New(options ...Option) (*Runtime, error) {
+	var a arena
+	defer a.free()
 	var o runtimeOptions
-	C.agentcg_runtime_options_init(&o.c, C.size_t(unsafe.Sizeof(o.c)))
+	o.c = (*C.agentcg_runtime_options_t)(a.alloc(unsafe.Sizeof(*o.c)))
+	C.agentcg_runtime_options_init(o.c, C.size_t(unsafe.Sizeof(*o.c)))
 	for _, option := range options {
 		option(&o)
 	}
-	var a arena
-	defer a.free()
 	o.c.root = a.optional(o.root)
 	if a.err != nil {
 		return nil, a.err
 	}
 	r := &Runtime{}
 	if o.log != nil {
-		r.h.log = newLogger(o.log, &o.c)
+		r.h.log = newLogger(o.log, o.c)
 	}
 	var c *C.agentcg_runtime_t
-	if err := check(C.agentcg_runtime_new(&o.c, &c)); err != nil {
+	if err := check(C.agentcg_runtime_new(o.c, &c)); err != nil {
 		r.h.log.release()
 		return nil, err
 	}
