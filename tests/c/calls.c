@@ -13,6 +13,10 @@
 static const char *const TRUE[] = {"true", NULL};
 static const char *const SLEEP[] = {"sleep", "1000", NULL};
 
+/* valgrind 3.19 has no pidfd_open, makes a fork of a vfork, so that what the child says of its exec
+ * is lost, and has limits of its own for descriptors. */
+static bool valgrind;
+
 static agentcg_call_options_t defaults(void)
 {
 	agentcg_call_options_t options;
@@ -133,6 +137,8 @@ static void outcomes(const agentcg_session_t *session)
 	CHECK(strstr(agentcg_outcome_advice(outcome), "time"));
 	agentcg_outcome_free(outcome);
 
+	if (valgrind)
+		return;
 	OK(agentcg_session_run(session, missing, NULL, &outcome));
 	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_SPAWN_FAILED);
 	CHECK(agentcg_error_code(agentcg_outcome_error(outcome)) == AGENTCG_ERROR_NOT_FOUND);
@@ -170,7 +176,8 @@ static void surroundings(const agentcg_session_t *session)
 		  "read -r line; echo $0 $GIVEN/$HOME $PWD $line $AGENTCG_CALL $(id -u) $(id -G) "
 		  "$(ulimit -Sn) $(ulimit -Hn) $(umask)",
 		  &options);
-	CHECK(prints(outcome, 1, "me a=b/ /usr a line mine 5432 5433 54 55 20 30 0027\n"));
+	CHECK(valgrind ||
+	      prints(outcome, 1, "me a=b/ /usr a line mine 5432 5433 54 55 20 30 0027\n"));
 	agentcg_outcome_free(outcome);
 
 	options = defaults();
@@ -262,7 +269,7 @@ static void ended(const agentcg_session_t *session)
 	agentcg_outcome_t *outcome;
 	agentcg_call_t *call;
 
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < (valgrind ? 1 : 2); i++) {
 		OK(agentcg_session_spawn(session, SLEEP, NULL, &call));
 		OK(ways[i].end(call));
 		OK(agentcg_call_wait(call, -1, &outcome));
@@ -272,9 +279,9 @@ static void ended(const agentcg_session_t *session)
 		agentcg_call_free(call);
 	}
 	OK(agentcg_session_spawn(session, SLEEP, NULL, &call));
-	OK(agentcg_call_signal(call, SIGINT));
+	OK(valgrind ? agentcg_session_kill(session) : agentcg_call_signal(call, SIGINT));
 	OK(agentcg_call_wait(call, -1, &outcome));
-	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_SIGNALED);
+	CHECK(valgrind || agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_SIGNALED);
 	agentcg_outcome_free(outcome);
 	agentcg_call_free(call);
 
@@ -460,6 +467,7 @@ int main(int argc, char **argv)
 	agentcg_session_t *session;
 
 	CHECK(argc == 2);
+	valgrind = getenv("VALGRIND") != NULL;
 	logged(argv[1]);
 	agentcg_runtime_t *runtime = runtime_at(argv[1]);
 	OK(agentcg_session_open(runtime, "calls", NULL, &session));
