@@ -2,6 +2,8 @@
 # Measures beside the alternatives: CPU shares in a guest, the monitor's cost on this host. Keep the host quiet.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo build --release -p agentcg-capi --features vendored
+benches/bindings/build.sh target/bench
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
@@ -10,3 +12,4 @@ tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 300 -- "$benc
 tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 600 -- "$bench" events --runs 200
 "$bench" events --runs 2000
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec
+"$bench" bindings target/bench

@@ -207,7 +207,7 @@ func (e *EventStream) Next() (Event, error) {
 	var event Event
 	var err error
 	waited := e.conn.Read(func(uintptr) bool {
-		event, err = e.tryNext()
+		event, err = e.TryNext()
 		return event != nil || err != nil
 	})
 	switch {
@@ -269,7 +269,8 @@ func (e *EventStream) SetDeadline(t time.Time) error {
 	return e.ready.SetReadDeadline(t)
 }
 
-func (e *EventStream) tryNext() (event Event, err error) {
+// TryNext gives the next event if one waits, else nil; it never waits.
+func (e *EventStream) TryNext() (event Event, err error) {
 	err = e.alone(func(c *C.agentcg_events_t) error {
 		if err := check(C.agentcg_events_next(c, 0, &e.next)); err != nil || e.next == nil {
 			return err
