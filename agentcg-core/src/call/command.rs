@@ -360,6 +360,12 @@ impl Command<'_> {
         self.canceller.clone()
     }
 
+    /// As [`canceller`](Self::canceller), with one that is there already, and may have been used.
+    pub fn cancelled_by(&mut self, canceller: &Canceller) -> &mut Self {
+        self.canceller = canceller.clone();
+        self
+    }
+
     /// Starts it.
     ///
     /// A program that cannot be started is an outcome with [`Verdict::SpawnFailed`](super::Verdict)

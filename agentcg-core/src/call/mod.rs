@@ -132,7 +132,7 @@ impl ToolCall {
 
     /// Waits at most so long; true when the call is over and [`wait`](Self::wait) returns at once.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.control.slot.wait(Some(Instant::now() + timeout))
+        self.control.wait_timeout(timeout)
     }
 
     /// Is it over?
@@ -164,6 +164,11 @@ impl ToolCall {
 }
 
 impl CallControl {
+    /// As [`ToolCall::wait_timeout`]; a time beyond what a clock can hold is for ever.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.slot.wait(Instant::now().checked_add(timeout))
+    }
+
     /// As [`ToolCall::cancel`].
     pub fn cancel(&self) {
         self.stop(None);

@@ -160,10 +160,13 @@ impl Supervisor {
             process: std::process::id(),
         });
         let theirs = inbox.clone();
+        // Whoever started it hears its warnings too.
+        let log = tracing::dispatcher::get_default(Clone::clone);
         let thread = std::thread::Builder::new()
             .name("agentcg-calls".into())
             .spawn(move || {
-                Watch { inbox: theirs, calls: HashMap::new(), times: BTreeSet::new() }.run()
+                let watch = Watch { inbox: theirs, calls: HashMap::new(), times: BTreeSet::new() };
+                tracing::dispatcher::with_default(&log, || watch.run());
             })
             .map_err(|e| Error::os("start", "the thread for tool calls", e))?;
         Ok(Self { inbox, thread: Some(thread) })
