@@ -399,7 +399,7 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn status(&mut self) -> Result<Outcome> {
-        self.run([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit])
+        self.run([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit], &mut || false)
     }
 
     /// Starts it and waits for its end; output is kept for the outcome.
@@ -407,19 +407,32 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn output(&mut self) -> Result<Outcome> {
-        self.run([Stdio::Null, Stdio::Capture, Stdio::Capture])
+        self.output_unless(|| false)
     }
 
-    fn run(&mut self, default: [Stdio; 3]) -> Result<Outcome> {
+    /// As [`output`](Self::output), for programs with signal handlers: `interrupted` is asked after
+    /// one has run in this thread. True ends the call: SIGTERM, SIGKILL after at most 250 ms.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn output_unless(&mut self, mut interrupted: impl FnMut() -> bool) -> Result<Outcome> {
+        self.run([Stdio::Null, Stdio::Capture, Stdio::Capture], &mut interrupted)
+    }
+
+    fn run(
+        &mut self,
+        default: [Stdio; 3],
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome> {
         let stdin = self.stdio[0].as_ref().unwrap_or(&default[0]);
         let repeatable = matches!(stdin, Stdio::Null | Stdio::Bytes(_));
-        let first = self.start(&default, None)?.run();
+        let first = self.start(&default, None)?.run(interrupted);
         self.learn(&first);
         let retry = self.retry.unwrap_or(self.hint.memory == Some(MemoryHint::Auto));
         let Some(more) = (retry && repeatable).then(|| self.more_memory(&first)).flatten() else {
             return Ok(first);
         };
-        let mut second = self.start(&default, Some(more))?.run();
+        let mut second = self.start(&default, Some(more))?.run(interrupted);
         self.learn(&second);
         second.retries.push(first);
         Ok(second)
@@ -702,12 +715,12 @@ enum Started {
 }
 
 impl Started {
-    fn run(self) -> Outcome {
+    fn run(self, interrupted: &mut dyn FnMut() -> bool) -> Outcome {
         match self {
             Started::Running(running, _, pipes) => {
                 // Nobody can use them, and the call might wait for the end of its input.
                 drop(pipes);
-                running.run()
+                running.run(interrupted)
             }
             Started::Failed(outcome, ..) => *outcome,
         }

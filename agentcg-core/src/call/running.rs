@@ -27,6 +27,8 @@ use crate::session::Calls;
 
 /// The time line is halved when it is longer than this.
 const MAX_SAMPLES: usize = 4096;
+/// Who interrupts a call wants to go on soon.
+const INTERRUPTED_GRACE: Duration = Duration::from_millis(250);
 
 /// What the kernel may report about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -363,14 +365,25 @@ impl Running {
         outcome
     }
 
-    /// Sees it through to its end in the calling thread, without a supervisor.
-    pub(super) fn run(mut self) -> Outcome {
+    /// Sees it through to its end in the calling thread, without a supervisor. `interrupted` is asked
+    /// after a signal handler has run: true ends the call.
+    pub(super) fn run(mut self, interrupted: &mut dyn FnMut() -> bool) -> Outcome {
         let mut sources = Source::ALL.to_vec();
         self.begin();
+        // A signal that came while it was started has been handled by now.
+        let mut ask = true;
         loop {
+            if std::mem::take(&mut ask) && interrupted() {
+                let grace = self.plan.grace.min(INTERRUPTED_GRACE);
+                self.stop(Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
+            }
             let next = match self.poll(&sources) {
                 Ok(Some(source)) => self.on_event(source),
                 Ok(None) => self.on_time(Instant::now()),
+                Err(Errno::INTR) => {
+                    ask = true;
+                    Next::Wait
+                }
                 Err(e) => {
                     tracing::error!("call {}: poll: {e}", self.plan.call);
                     self.kill();
@@ -398,10 +411,7 @@ impl Running {
             sources.iter().filter_map(|s| self.fd(*s).map(|fd| (*s, fd))).collect();
         let mut fds: Vec<_> =
             watched.iter().map(|(s, fd)| PollFd::from_borrowed_fd(*fd, s.poll_flags())).collect();
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
+        poll(&mut fds, timeout.as_ref())?;
         let ready = fds.iter().position(|fd| !fd.revents().is_empty());
         Ok(ready.map(|i| watched[i].0))
     }

@@ -118,6 +118,10 @@ impl std::fmt::Debug for Inbox {
 }
 
 impl Inbox {
+    pub(super) fn check_process(&self) -> Result<()> {
+        check_process(self.process)
+    }
+
     fn send(&self, message: Message) {
         self.messages.lock().push(message);
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -132,7 +136,7 @@ impl Inbox {
     /// Ends a call by a signal: with its own grace, or the one given.
     pub(super) fn stop(&self, id: u64, why: Stopped, signal: Signal, grace: Option<Duration>) {
         // In a forked child there is no thread, and the call is not its own.
-        if check_process(self.process).is_err() {
+        if self.check_process().is_err() {
             return;
         }
         self.send(Message::Stop { id, why, signal, grace });
@@ -174,7 +178,7 @@ impl Supervisor {
 
     /// The way to the thread, unless this is a forked child.
     pub(super) fn inbox(&self) -> Result<&Arc<Inbox>> {
-        check_process(self.inbox.process)?;
+        self.inbox.check_process()?;
         Ok(&self.inbox)
     }
 }

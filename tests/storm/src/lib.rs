@@ -215,7 +215,7 @@ impl Kind {
                 let pid = call.pid().context("no pid")?;
                 // SAFETY: a signal to a child that nobody else ends or collects before.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
-                call.wait()
+                call.wait()?
             }
         })
     }
