@@ -17,6 +17,8 @@
  * slices behind and then catches up: CPUs that switch at the same moment do not see the task that
  * the other one is just putting back, and take the next in its place.
  *  - Tasks bound to some CPUs stand in the same queue; a CPU takes the first that it may run.
+ *  - A cgroup that has used up its cpu.max quota counts as inactive. Its tasks wait in a queue of
+ * its own until a timer refills the quota; what was used beyond it is owed.
  *
  * docs/scheduler.md has the reasons and what was measured.
  */
@@ -27,6 +29,8 @@
 
 char _license[] SEC("license") = "GPL";
 
+#define CLOCK_MONOTONIC 1
+/* The queue of all tasks; those that a cgroup holds back wait in the queue of its id. */
 #define QUEUE 0
 #define MAX_DEPTH 32
 /* The weight of a cgroup's own tasks beside its children: that of a child nobody configured. */
@@ -37,11 +41,25 @@ char _license[] SEC("license") = "GPL";
 #define ONE (1ULL << 10)
 #define MAX_INVERSE (1ULL << 36)
 
+/* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
+ * at. */
+#define MIN_SLICE 1000000ULL
+#define MAX_PAUSE 50000000ULL
+/* How old a limit may be that the kernel does not report. */
+#define CHECK_LIMITS 10000000ULL
+/* A task held back so long runs for an instant: the kernel's watchdog counts from when it last ran.
+ */
+#define MAX_HELD 5000000000ULL
+
 const volatile struct sched_config cfg = {
     .slice_ns = 5000000,
 };
 struct sched_stats stats = {};
 u64 vtime_now;
+/* Changes whenever a cgroup gets or loses a quota. */
+u64 limits = 1;
+u32 nr_limited;
+u32 nr_throttled;
 
 UEI_DEFINE(uei);
 
@@ -64,6 +82,10 @@ struct task_ctx {
 	u64 run_at;  /* 0 when not running */
 	u64 inverse; /* of the share at the time of the charge */
 	u64 charged; /* virtual time granted and not yet used or given back */
+	u64 held;    /* the throttled cgroup that holds it back; 0: none */
+	u64 waits;   /* since when it has not run */
+	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
+	bool touch;  /* may run for an instant although it is held back */
 };
 
 struct {
@@ -107,7 +129,7 @@ static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 	bool changed;
 
 	bpf_spin_lock(&parent->lock);
-	want = cg->active_weight ? cg->weight : 0;
+	want = cg->active_weight && !cg->throttled ? cg->weight : 0;
 	changed = want != cg->given;
 	parent->active_weight += want;
 	parent->active_weight -= cg->given;
@@ -176,6 +198,310 @@ static u64 virtual(u64 ns, u64 inverse)
 	return ns * inverse / ONE;
 }
 
+/*
+ * The kernel's own threads that are bound to one CPU (ksoftirqd, migration, RCU, kworkers) serve
+ * that CPU for everyone: no group's share is charged for them.
+ */
+static bool serves_cpu(struct task_struct *p)
+{
+	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
+}
+
+/* The kernel reports changes of cpu.max: ops.cgroup_set_bandwidth, since 6.17. */
+static bool limits_reported(void)
+{
+	return bpf_core_field_exists(((struct sched_ext_ops *)0)->cgroup_set_bandwidth);
+}
+
+/* A new limit starts with a full quota. */
+static void set_limit(struct sched_cgroup *cg, u64 quota, u64 period, u64 burst)
+{
+	u64 now = scx_bpf_now();
+	bool was, throttled;
+
+	bpf_spin_lock(&cg->lock);
+	was = cg->quota;
+	throttled = cg->throttled;
+	cg->quota = quota;
+	cg->period = period;
+	cg->burst = burst;
+	cg->budget = quota;
+	cg->refilled = now;
+	bpf_spin_unlock(&cg->lock);
+	if (was != !!quota) {
+		__sync_fetch_and_add(&nr_limited, was ? -1 : 1);
+		__sync_fetch_and_add(&limits, 1);
+	}
+	/* Looks at the new one at once. */
+	if (throttled)
+		bpf_timer_start(&cg->timer, 0, 0);
+}
+
+/* Reads cpu.max where the kernel keeps it. */
+static void check_limit(struct sched_cgroup *cg, u64 now)
+{
+	struct task_group *group = (void *)cg->group;
+	u64 quota, period, burst;
+
+	if (!group || (cg->checked && now - cg->checked < CHECK_LIMITS))
+		return;
+	cg->checked = now;
+	period = BPF_CORE_READ(group, cfs_bandwidth.period);
+	quota = BPF_CORE_READ(group, cfs_bandwidth.quota);
+	burst = BPF_CORE_READ(group, cfs_bandwidth.burst);
+	if ((s64)quota < 0 || !period)
+		quota = 0;
+	if (quota != cg->quota || (quota && (period != cg->period || burst != cg->burst)))
+		set_limit(cg, quota, period, burst);
+}
+
+/*
+ * What follows with __noinline and without static is for the verifier: such a function is verified
+ * once, not at each of its callers.
+ */
+__noinline int check_limits(u64 task_group, u64 id, u64 now)
+{
+	struct task_group *group = (void *)task_group;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+		if (!cg || !group)
+			break;
+		if (!cg->group && BPF_CORE_READ(group, css.cgroup, kn, id) == id)
+			cg->group = (u64)group;
+		check_limit(cg, now);
+		group = BPF_CORE_READ(group, parent);
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/* The nearest cgroup with a quota, from this one up: its id, or 0. */
+__noinline u64 limited(u64 id)
+{
+	struct sched_cgroup *cg = id && nr_limited ? cgroup_by_id(id) : NULL;
+	u64 generation = limits, at = id, found = 0;
+	u32 i;
+
+	if (!cg)
+		return 0;
+	if (cg->limits == generation)
+		return cg->limited;
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *next = at ? cgroup_by_id(at) : NULL;
+
+		if (!next)
+			break;
+		if (next->quota) {
+			found = at;
+			break;
+		}
+		at = next->parent;
+	}
+	cg->limited = found;
+	cg->limits = generation;
+	return found;
+}
+
+/* Under the lock. Returns the time until the next refill. */
+static __always_inline u64 refill(struct sched_cgroup *cg, u64 now)
+{
+	u64 period = cg->period, passed, most = cg->quota + cg->burst;
+
+	if (!cg->quota || !period || before(now, cg->refilled))
+		return MAX_PAUSE;
+	passed = (now - cg->refilled) / period;
+	if (passed) {
+		cg->refilled += passed * period;
+		/* More than it can owe or save. */
+		if (passed > 1000000)
+			passed = 1000000;
+		cg->budget += passed * cg->quota;
+		if (cg->budget > (s64)most)
+			cg->budget = most;
+	}
+	return cg->refilled + period - now;
+}
+
+/* Takes CPU time from every quota that it counts against. */
+__noinline int spend(u64 id, u64 used, u64 now)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg;
+		bool over = false;
+		u64 pause;
+
+		id = limited(id);
+		cg = id ? cgroup_by_id(id) : NULL;
+		if (!cg)
+			break;
+		bpf_spin_lock(&cg->lock);
+		pause = refill(cg, now);
+		cg->budget -= used;
+		if (cg->quota && cg->budget <= 0 && !cg->throttled) {
+			cg->throttled = now;
+			over = true;
+		}
+		bpf_spin_unlock(&cg->lock);
+		if (over) {
+			__sync_fetch_and_add(&nr_throttled, 1);
+			give_weight_up(cg);
+			bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
+		}
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/* The nearest cgroup, from this one up, whose quota is used up: its id, or 0. */
+__noinline u64 throttled_at(u64 id)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg;
+
+		id = limited(id);
+		cg = id ? cgroup_by_id(id) : NULL;
+		if (!cg)
+			break;
+		if (cg->throttled)
+			return id;
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/* What the quotas leave of a slice. */
+__noinline u64 slice_left(u64 id, u64 slice)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg;
+		s64 budget;
+
+		id = limited(id);
+		cg = id ? cgroup_by_id(id) : NULL;
+		if (!cg || slice <= MIN_SLICE)
+			break;
+		budget = cg->budget;
+		if (budget < (s64)slice)
+			slice = budget > (s64)MIN_SLICE ? budget : MIN_SLICE;
+		id = cg->parent;
+	}
+	return slice;
+}
+
+static void unhold(struct task_ctx *tc)
+{
+	u64 id = __sync_lock_test_and_set(&tc->held, 0);
+	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+	if (cg)
+		__sync_fetch_and_add(&cg->holding, -1);
+}
+
+/* The cgroup whose quota is used up so that the task may not run: its id, or 0. */
+static u64 throttled_by(struct task_struct *p, struct task_ctx *tc)
+{
+	if (!nr_throttled || tc->touch || serves_cpu(p))
+		return 0;
+	return throttled_at(tc->cgroup);
+}
+
+/*
+ * Where a task must wait because a quota is used up: the id of the cgroup, which is that of its
+ * queue too; 0 when it may run. `holding` is raised before the second look: whoever lifts the
+ * throttling then either is seen here or sees that a task is about to come.
+ */
+static u64 hold(struct task_struct *p, struct task_ctx *tc)
+{
+	u64 id = throttled_by(p, tc);
+	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+	if (!cg)
+		return 0;
+	unhold(tc);
+	__sync_fetch_and_add(&cg->holding, 1);
+	tc->held = id;
+	barrier();
+	if (cg->throttled)
+		return id;
+	unhold(tc);
+	return 0;
+}
+
+/* Puts what a cgroup held back into the queue; with `since`, only what has not run since then. */
+static void release(u64 id, u64 since)
+{
+	struct task_struct *p;
+
+	/* A timer has it anyway; 6.16 wants it said. */
+	bpf_rcu_read_lock();
+	bpf_for_each(scx_dsq, p, id, 0)
+	{
+		struct task_ctx *tc = ctx_of(p);
+		s32 cpu;
+
+		if (!tc)
+			continue;
+		if (since) {
+			if (!before(tc->waits, since))
+				continue;
+			tc->touch = true;
+		}
+		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+		/* Before: once moved it may run, and be held back again. */
+		unhold(tc);
+		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
+		if (cpu >= 0)
+			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+	bpf_rcu_read_unlock();
+}
+
+static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
+{
+	u64 now = scx_bpf_now(), id = *key, pause;
+	bool lift = false;
+
+	if (!limits_reported())
+		check_limit(cg, now);
+	bpf_spin_lock(&cg->lock);
+	pause = refill(cg, now);
+	if (cg->throttled && (!cg->quota || cg->budget > 0)) {
+		cg->own.throttled_ns += now - cg->throttled;
+		cg->throttled = 0;
+		lift = true;
+	}
+	bpf_spin_unlock(&cg->lock);
+	if (lift) {
+		__sync_fetch_and_add(&nr_throttled, -1);
+		give_weight_up(cg);
+	}
+	if (cg->throttled) {
+		release(id, now - MAX_HELD);
+	} else {
+		release(id, 0);
+		if (!cg->holding)
+			return 0;
+		/* Some are on their way here. */
+		pause = MIN_SLICE;
+	}
+	bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
+	return 0;
+}
+
 static u64 slice_of(struct task_struct *p)
 {
 	u64 slice = cfg.slice_ns * p->scx.weight / 100;
@@ -184,6 +510,14 @@ static u64 slice_of(struct task_struct *p)
 	if (slice < cfg.slice_ns / 4)
 		return cfg.slice_ns / 4;
 	return slice > cfg.slice_ns * 4 ? cfg.slice_ns * 4 : slice;
+}
+
+/* No longer than what is left of the quotas. */
+static u64 slice_within(struct task_struct *p, struct task_ctx *tc)
+{
+	u64 slice = slice_of(p);
+
+	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
 }
 
 /* Gives back what a task was granted and did not use, and charges what it used beyond. */
@@ -221,24 +555,21 @@ static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 }
 
 /* The time since the task was put on the CPU or last asked. */
-static u64 take_runtime(struct task_ctx *tc, struct sched_cgroup *cg, bool goes_on)
+static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
+			bool goes_on)
 {
 	u64 now = scx_bpf_now();
 	u64 used = tc->run_at && before(tc->run_at, now) ? now - tc->run_at : 0;
 
 	tc->run_at = goes_on ? now : 0;
-	if (cg)
-		__sync_fetch_and_add(&cg->run_ns, used);
+	if (cg) {
+		__sync_fetch_and_add(&cg->own.run_ns, used);
+		if (!limits_reported())
+			check_limits((u64)BPF_CORE_READ(p, sched_task_group), tc->cgroup, now);
+		if (nr_limited)
+			spend(tc->cgroup, used, now);
+	}
 	return used;
-}
-
-/*
- * The kernel's own threads that are bound to one CPU (ksoftirqd, migration, RCU, kworkers) serve
- * that CPU for everyone: no group's share is charged for them.
- */
-static bool serves_cpu(struct task_struct *p)
-{
-	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
 }
 
 static void note_start(s32 cpu, u64 start)
@@ -276,16 +607,18 @@ s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 
 	struct task_ctx *tc;
 	bool idle = false;
 	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &idle);
+	u64 slice;
 
 	if (!idle)
 		return cpu;
 	tc = ctx_of(p);
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	if (!cg)
+	if (!cg || throttled_by(p, tc))
 		return cpu;
-	p->scx.dsq_vtime = charge(tc, cg, slice_of(p));
+	slice = slice_within(p, tc);
+	p->scx.dsq_vtime = charge(tc, cg, slice);
 	__sync_fetch_and_add(&stats.direct, 1);
-	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_of(p), 0);
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
 	return cpu;
 }
 
@@ -293,17 +626,30 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	u64 start = vtime_now;
+	u64 start = vtime_now, slice, held = 0;
 	s32 cpu;
 
 	if (serves_cpu(p)) {
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_of(p), enq_flags);
 		return;
 	}
-	if (cg)
-		start = charge(tc, cg, slice_of(p));
+	slice = tc ? slice_within(p, tc) : slice_of(p);
+	if (cg) {
+		start = charge(tc, cg, slice);
+		unhold(tc);
+		held = hold(p, tc);
+	}
+	if (held) {
+		scx_bpf_dsq_insert_vtime(p, held, slice, start, enq_flags);
+		return;
+	}
 	__sync_fetch_and_add(&stats.queued, 1);
-	scx_bpf_dsq_insert_vtime(p, QUEUE, slice_of(p), start, enq_flags);
+	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, start, enq_flags);
+	/* Its quota was refilled after its CPU had decided to go idle. */
+	if (enq_flags & SCX_ENQ_LAST) {
+		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
+		return;
+	}
 	/* A CPU that went idle meanwhile does not look at the queue by itself. */
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
@@ -312,12 +658,25 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		displace(p, start);
 }
 
+/* Takes a task whose quota is used up out of the queue. */
+static bool set_aside(struct bpf_iter_scx_dsq *it, struct task_struct *p)
+{
+	struct task_ctx *tc = ctx_of(p);
+	u64 id = tc ? hold(p, tc) : 0;
+
+	if (!id)
+		return false;
+	if (!scx_bpf_dsq_move_vtime(it, p, id, 0))
+		__sync_val_compare_and_swap(&tc->held, id, 0);
+	return true;
+}
+
 /*
- * Takes the first task that this CPU may run, if it stands before virtual time `start`. That very
- * task: between a look and a plain take of the first one, another CPU may have taken what was seen,
- * and the next may stand far behind.
+ * Takes the first task that this CPU may run, if it stands before virtual time `start` or `any`
+ * will do. That very task: between a look and a plain take of the first one, another CPU may have
+ * taken what was seen, and the next may stand far behind.
  */
-static bool take_before(s32 cpu, u64 start)
+static bool take(s32 cpu, u64 start, bool any)
 {
 	struct task_struct *p;
 	bool taken = false;
@@ -328,8 +687,10 @@ static bool take_before(s32 cpu, u64 start)
 		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 			continue;
 		at = p->scx.dsq_vtime;
-		if (!before(at, start))
+		if (!any && !before(at, start))
 			break;
+		if (nr_throttled && set_aside(BPF_FOR_EACH_ITER, p))
+			continue;
 		taken = scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL, 0);
 		if (taken) {
 			note_start(cpu, at);
@@ -339,33 +700,63 @@ static bool take_before(s32 cpu, u64 start)
 	return taken;
 }
 
+static bool take_any(s32 cpu)
+{
+	return nr_throttled ? take(cpu, 0, true) : scx_bpf_dsq_move_to_local(QUEUE, 0);
+}
+
 void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 {
 	struct sched_cgroup *cg;
 	struct task_ctx *tc;
-	u64 used, start;
+	u64 used, start, slice;
 
 	if (!prev || !(prev->scx.flags & SCX_TASK_QUEUED)) {
-		scx_bpf_dsq_move_to_local(QUEUE, 0);
+		take_any(cpu);
 		return;
 	}
 	tc = ctx_of(prev);
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 	if (!cg) {
-		scx_bpf_dsq_move_to_local(QUEUE, 0);
+		if (!take_any(cpu))
+			scx_bpf_task_set_slice(prev, slice_of(prev));
 		return;
 	}
-	used = take_runtime(tc, cg, true);
+	used = take_runtime(prev, tc, cg, true);
 	settle(tc, cg, used);
-	start = start_of(cg);
-	if (take_before(cpu, start))
+	if (throttled_by(prev, tc)) {
+		take_any(cpu);
 		return;
-	charge(tc, cg, slice_of(prev));
+	}
+	start = start_of(cg);
+	if (take(cpu, start, false))
+		return;
+	slice = slice_within(prev, tc);
+	charge(tc, cg, slice);
 	note_start(cpu, start);
 	if (before(vtime_now, start))
 		vtime_now = start;
 	__sync_fetch_and_add(&stats.kept, 1);
-	scx_bpf_task_set_slice(prev, slice_of(prev));
+	scx_bpf_task_set_slice(prev, slice);
+}
+
+/* Statistics: a task begins to run. */
+static void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u32 cpu)
+{
+	u64 wait = before(tc->waits, tc->run_at) ? (tc->run_at - tc->waits) / 1000 : 0;
+	u32 i = 0;
+
+	bpf_for(i, 0, SCHED_WAITS - 1)
+	{
+		if (wait < (2ULL << i))
+			break;
+	}
+	if (i < SCHED_WAITS)
+		__sync_fetch_and_add(&cg->own.waits[i], 1);
+	__sync_fetch_and_add(&cg->own.runs, 1);
+	if (tc->cpu && tc->cpu != cpu + 1)
+		__sync_fetch_and_add(&cg->own.migrations, 1);
+	tc->cpu = cpu + 1;
 }
 
 void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
@@ -376,6 +767,11 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	if (!tc)
 		return;
 	tc->run_at = scx_bpf_now();
+	unhold(tc);
+	if (tc->touch) {
+		tc->touch = false;
+		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
+	}
 	note_start(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
@@ -383,7 +779,7 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 		vtime_now = p->scx.dsq_vtime;
 	cg = cgroup_by_id(tc->cgroup);
 	if (cg)
-		__sync_fetch_and_add(&cg->runs, 1);
+		count_run(tc, cg, scx_bpf_task_cpu(p));
 }
 
 void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
@@ -394,7 +790,10 @@ void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
 
 	if (!cg)
 		return;
-	used = take_runtime(tc, cg, false);
+	used = take_runtime(p, tc, cg, false);
+	tc->waits = scx_bpf_now();
+	if (runnable)
+		__sync_fetch_and_add(&cg->own.preemptions, 1);
 	if (!serves_cpu(p))
 		settle(tc, cg, used);
 }
@@ -403,8 +802,10 @@ void BPF_STRUCT_OPS(agentcg_runnable, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 
-	if (tc && !serves_cpu(p))
-		count_runnable(tc->cgroup, 1);
+	if (!tc || serves_cpu(p))
+		return;
+	tc->waits = scx_bpf_now();
+	count_runnable(tc->cgroup, 1);
 }
 
 void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
@@ -416,6 +817,7 @@ void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
 		return;
 	if (tc->charged)
 		settle(tc, cg, 0);
+	unhold(tc);
 	count_runnable(tc->cgroup, -1);
 }
 
@@ -430,28 +832,95 @@ s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_tas
 	return 0;
 }
 
-static int remember_cgroup(struct cgroup *cgrp, u32 weight)
+static u64 or_none(u64 quota_us)
 {
-	struct sched_cgroup new = {.weight = weight};
-	u64 id = cgrp->kn->id;
-
-	/* The root has no parent, and reading through the null pointer gives 0. */
-	new.parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
-	new.finish = vtime_now;
-	return bpf_map_update_elem(&sched_cgroups, &id, &new, BPF_ANY);
+	/* "max" is RUNTIME_INF, all ones. */
+	return (s64)quota_us < 0 ? 0 : quota_us * 1000;
 }
+
+/* Too large for the stack; bytes, because a lock and a timer may only be in maps. */
+static const char new_cgroup[sizeof(struct sched_cgroup)];
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_cgroup_init, struct cgroup *cgrp,
 			     struct scx_cgroup_init_args *args)
 {
-	return remember_cgroup(cgrp, args->weight);
+	struct sched_cgroup *cg;
+	u64 id = cgrp->kn->id;
+	s32 err;
+
+	err = bpf_map_update_elem(&sched_cgroups, &id, new_cgroup, BPF_ANY);
+	if (err)
+		return err;
+	cg = cgroup_by_id(id);
+	if (!cg)
+		return -ENOENT;
+	cg->weight = args->weight;
+	/* The root has no parent, and reading through the null pointer gives 0. */
+	cg->parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
+	cg->finish = vtime_now;
+	if (bpf_core_field_exists(args->bw_quota_us)) {
+		cg->quota = or_none(args->bw_quota_us);
+		cg->period = args->bw_period_us * 1000;
+		cg->burst = args->bw_burst_us * 1000;
+		cg->budget = cg->quota;
+		cg->refilled = scx_bpf_now();
+	}
+	err = bpf_timer_init(&cg->timer, &sched_cgroups, CLOCK_MONOTONIC);
+	if (!err)
+		err = bpf_timer_set_callback(&cg->timer, look_at_limit);
+	if (!err)
+		err = scx_bpf_create_dsq(id, -1);
+	if (!err && cg->quota) {
+		__sync_fetch_and_add(&nr_limited, 1);
+		__sync_fetch_and_add(&limits, 1);
+	}
+	return err;
+}
+
+static void add_usage(struct sched_usage *to, struct sched_usage *from)
+{
+	u32 i;
+
+	__sync_fetch_and_add(&to->run_ns, from->run_ns);
+	__sync_fetch_and_add(&to->runs, from->runs);
+	__sync_fetch_and_add(&to->preemptions, from->preemptions);
+	__sync_fetch_and_add(&to->migrations, from->migrations);
+	__sync_fetch_and_add(&to->throttled_ns, from->throttled_ns);
+	for (i = 0; i < SCHED_WAITS; i++)
+		__sync_fetch_and_add(&to->waits[i], from->waits[i]);
 }
 
 void BPF_STRUCT_OPS(agentcg_cgroup_exit, struct cgroup *cgrp)
 {
-	u64 id = cgrp->kn->id;
+	u64 id = cgrp->kn->id, throttled;
+	struct sched_cgroup *cg = cgroup_by_id(id), *parent;
 
+	if (!cg)
+		return;
+	set_limit(cg, 0, 0, 0);
+	bpf_spin_lock(&cg->lock);
+	throttled = cg->throttled;
+	cg->throttled = 0;
+	bpf_spin_unlock(&cg->lock);
+	if (throttled)
+		__sync_fetch_and_add(&nr_throttled, -1);
+	parent = cg->parent ? cgroup_by_id(cg->parent) : NULL;
+	if (parent) {
+		add_usage(&parent->gone, &cg->own);
+		add_usage(&parent->gone, &cg->gone);
+	}
+	scx_bpf_destroy_dsq(id);
 	bpf_map_delete_elem(&sched_cgroups, &id);
+}
+
+/* Called with quota_us all ones when the limit is lifted. */
+void BPF_STRUCT_OPS(agentcg_cgroup_set_bandwidth, struct cgroup *cgrp, u64 period_us, u64 quota_us,
+		    u64 burst_us)
+{
+	struct sched_cgroup *cg = cgroup_by_id(cgrp->kn->id);
+
+	if (cg)
+		set_limit(cg, or_none(quota_us), period_us * 1000, burst_us * 1000);
 }
 
 void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *from,
@@ -504,6 +973,7 @@ SCX_OPS_DEFINE(agentcg_ops, .select_cpu = (void *)agentcg_select_cpu,
 	       .cgroup_exit = (void *)agentcg_cgroup_exit,
 	       .cgroup_move = (void *)agentcg_cgroup_move,
 	       .cgroup_set_weight = (void *)agentcg_cgroup_set_weight,
+	       .cgroup_set_bandwidth = (void *)agentcg_cgroup_set_bandwidth,
 	       .cpu_online = (void *)agentcg_cpu_online, .cpu_offline = (void *)agentcg_cpu_offline,
 	       .init = (void *)agentcg_init, .exit = (void *)agentcg_exit, .timeout_ms = 20000,
 	       .name = "agentcg");

@@ -1,11 +1,11 @@
 //! The scheduler.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentcg_core::{
-    Cgroup, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind, SchedulerScope,
-    SessionConfig,
+    Cgroup, Controller, CpuMax, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind,
+    SchedulerScope, SessionConfig,
 };
 use anyhow::{Context, Result, ensure};
 
@@ -21,6 +21,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::pinned_tasks_keep_their_weights", needs: HERE, run: pinned },
         Test { name: "scheduler::nested_weights_multiply", needs: HERE, run: nested },
         Test { name: "scheduler::a_new_weight_counts_at_once", needs: HERE, run: reweigh },
+        Test { name: "scheduler::cpu_max_holds_at_every_level", needs: HERE, run: cpu_max },
+        Test { name: "scheduler::a_new_cpu_max_counts_at_once", needs: HERE, run: new_cpu_max },
         Test { name: "scheduler::cgroups_come_and_go_under_load", needs: HERE, run: churn },
         Test { name: "scheduler::agents_only", needs: HERE, run: agents },
         Test { name: "scheduler::a_second_one_is_refused_by_name", needs: HERE, run: second },
@@ -88,6 +90,85 @@ fn weighted(place: &TestCgroup, name: &str, weight: u32) -> Result<Cgroup> {
     Ok(group)
 }
 
+/// `cpu.max` with the kernel's default period.
+fn limit(group: &Cgroup, cores: f64) -> Result<()> {
+    Ok(group.set_cpu_max(CpuMax::from_cores(cores)?)?)
+}
+
+fn unlimit(group: &Cgroup) -> Result<()> {
+    Ok(group.set_cpu_max(CpuMax { quota: None, period: CpuMax::PERIOD })?)
+}
+
+/// CPUs' worth of time that each group uses, by the clock of this machine.
+fn cores(burn: &Burn, seconds: u64) -> Result<Vec<f64>> {
+    let at = Instant::now();
+    let used = burn.measure(seconds)?;
+    let elapsed = at.elapsed().as_micros() as f64;
+    Ok(used.iter().map(|u| u / elapsed).collect())
+}
+
+/// What CPUs' worth of time a group gets beside others, and that nothing else idles: the sum.
+fn cpu_max() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let half = weighted(&place, "half", 1000)?;
+    let outer = weighted(&place, "outer", 1000)?;
+    outer.enable(&[Controller::Cpu])?;
+    let (inner, loose) =
+        (outer.create_child(&"inner".parse()?)?, outer.create_child(&"loose".parse()?)?);
+    let rest = weighted(&place, "rest", 1)?;
+    // Before and after the scheduler comes; the inner one has more than its parent leaves it.
+    limit(&half, 0.5)?;
+    limit(&inner, 0.1)?;
+    let scheduler = attach_default()?;
+    limit(&outer, 0.4)?;
+    let burn = Burn::start(vec![half, inner, loose, rest], 4)?;
+    let mut got = Vec::new();
+    for _ in 0..3 {
+        got = cores(&burn, 6)?;
+        let want = [0.5, 0.1, 0.3];
+        let close =
+            got.iter().zip(want).all(|(got, want)| (got - want).abs() <= 0.03 * want + 0.005);
+        let idle = 2.0 - got.iter().sum::<f64>();
+        if close && idle < 0.1 {
+            ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+            return Ok(());
+        }
+    }
+    anyhow::bail!("half, inner, loose, rest: {got:.3?}")
+}
+
+fn new_cpu_max() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![place.child("a")?];
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(groups, 4)?;
+    let a = &burn.groups[0];
+    let step = |what: &str, low: f64, high: f64| -> Result<()> {
+        std::thread::sleep(Duration::from_millis(100));
+        let got = cores(&burn, 2)?[0];
+        ensure!((low..high).contains(&got), "{what}: {got:.3} CPUs");
+        Ok(())
+    };
+    step("no limit", 1.0, 2.1)?;
+    limit(a, 0.3)?;
+    step("limited", 0.27, 0.33)?;
+    // The quota of a long period is used up at once; a new limit must not wait for its end.
+    a.set_cpu_max(CpuMax {
+        quota: Some(Duration::from_millis(10)),
+        period: Duration::from_secs(1),
+    })?;
+    step("a long period", 0.0, 0.05)?;
+    limit(a, 0.6)?;
+    step("raised", 0.55, 0.65)?;
+    a.set_cpu_max(CpuMax {
+        quota: Some(Duration::from_millis(10)),
+        period: Duration::from_secs(1),
+    })?;
+    step("a long period again", 0.0, 0.05)?;
+    unlimit(a)?;
+    step("lifted", 1.0, 2.1)
+}
+
 /// The host may be busy beside the guest, which distorts single runs: the median of up to five,
 /// fewer when the first ones agree with what is wanted.
 fn median_ratio(burn: &Burn, seconds: u64, want: f64, tolerance: f64) -> Result<()> {
@@ -139,7 +220,7 @@ fn pin(pid: i32, cpu: usize) -> Result<()> {
 fn nested() -> Result<()> {
     let place = TestCgroup::new()?;
     let a = weighted(&place, "a", 100)?;
-    a.enable(&[agentcg_core::Controller::Cpu])?;
+    a.enable(&[Controller::Cpu])?;
     let b = a.create_child(&"b".parse()?)?;
     let c = a.create_child(&"c".parse()?)?;
     let d = weighted(&place, "d", 200)?;
