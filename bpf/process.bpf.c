@@ -21,6 +21,7 @@
 char LICENSE[] SEC("license") = "GPL";
 
 /* Written by user space while the programs run. */
+struct subscriber subscribers[MAX_SUBSCRIBERS] = {};
 struct audience audiences[NR_KINDS] = {};
 u32 filters_in_use = 0;
 u32 nr_slots = 0;             /* slots above are unused */
@@ -29,19 +30,19 @@ u64 command_initials[4] = {}; /* a bit for each byte that a command to track beg
 /* Of which subscriber the iterators below set and clear the marks. */
 u32 marked_slot = 0;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_SUBSCRIBERS);
-	__type(key, u32);
-	__type(value, struct subscriber);
-} subscribers SEC(".maps");
+/* Read by user space. */
+struct process_loss losses[MAX_SUBSCRIBERS] = {};
+u64 made_up_for[NR_HOOKS] = {}; /* runs that the kernel skipped and a stand-in made */
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_SUBSCRIBERS);
-	__type(key, u32);
-	__type(value, struct process_loss);
-} losses SEC(".maps");
+#define subscriber_at(slot) subscribers[(slot) & (MAX_SUBSCRIBERS - 1)]
+
+#define lose(slot, reason, n)                                                                      \
+	__sync_fetch_and_add(&losses[(slot) & (MAX_SUBSCRIBERS - 1)].reason, n)
+
+#define for_each_subscriber(slot, mask)                                                            \
+	bpf_for(slot, 0,                                                                           \
+		nr_slots < MAX_SUBSCRIBERS ? nr_slots                                              \
+					   : MAX_SUBSCRIBERS) if ((mask) & (1U << slot))
 
 struct ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -109,9 +110,6 @@ struct resolved {
 
 /* Of a thread whose opens somebody wants. */
 struct opening {
-	u64 path; /* in user memory, from the entry of the system call to its exit */
-	u32 flags;
-	u32 in_call;
 	/* what was opened last, how often since its record, and when that was */
 	u64 hash;
 	u64 repeated;
@@ -134,11 +132,36 @@ struct {
 	__type(value, struct opening);
 } openings SEC(".maps");
 
+/*
+ * Functions that are not static are checked by the verifier once, and not at every call. They take
+ * no kernel pointer; but where a task or cgroup is only read, its address is enough.
+ */
+
+__noinline int no_memory(u32 who)
+{
+	u32 slot;
+
+	for_each_subscriber(slot, who) lose(slot, map_full, 1);
+	return 0;
+}
+
 /* ---- who is interested */
 
 static struct process_state *state_of(struct task_struct *leader)
 {
 	return bpf_task_storage_get(&processes, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
+/* The marks of an untracked process cost nothing, so this may fail for want of memory. */
+static struct process_state *track(struct task_struct *leader, u32 marks)
+{
+	struct process_state *s = state_of(leader);
+
+	if (s)
+		__sync_fetch_and_or(&s->tracked, marks);
+	else
+		no_memory(marks);
+	return s;
 }
 
 static u32 tracked_by(struct task_struct *leader)
@@ -189,11 +212,6 @@ static u32 command_matches(struct task_struct *task)
 	}
 	return found;
 }
-
-/*
- * Functions that are not static are checked by the verifier once, and not at every call. They take
- * no kernel pointer; but where a task or cgroup is only read, its address is enough.
- */
 
 /* Of a cgroup and its ancestors. */
 __noinline u32 marks_of(u64 address)
@@ -280,7 +298,6 @@ static __noinline u32 path_matches(struct linux_binprm *bprm)
 
 struct wake {
 	struct bpf_timer timer;
-	u32 armed;
 };
 
 struct {
@@ -290,23 +307,33 @@ struct {
 	__type(value, struct wake);
 } wakes SEC(".maps");
 
-static int wake_up(void *map, u32 *slot, struct wake *w)
-{
-	void *ring = bpf_map_lookup_elem(&rings, slot), *nothing;
+/* A timer runs that will look into the ring. Not beside the timer: some programs may see none. */
+u32 armed[MAX_SUBSCRIBERS] = {};
 
-	/* First: a record from now on arms the timer again. */
-	w->armed = 0;
-	if (!ring)
-		return 0;
-	/* A record of nothing, which the reader does not see. A full ring has woken it already. */
-	nothing = bpf_ringbuf_reserve(ring, 8, 0);
+#define armed_at(slot) armed[(slot) & (MAX_SUBSCRIBERS - 1)]
+
+/* With a record of nothing, which the reader does not see. A full ring has woken it already. */
+static void wake_reader(void *ring)
+{
+	void *nothing = bpf_ringbuf_reserve(ring, 8, 0);
+
 	if (nothing)
 		bpf_ringbuf_discard(nothing, BPF_RB_FORCE_WAKEUP);
+}
+
+static int time_is_up(void *map, u32 *slot, struct wake *w)
+{
+	void *ring = bpf_map_lookup_elem(&rings, slot);
+
+	/* First: who submits from now on does not rely on this timer any more. */
+	__sync_lock_test_and_set(&armed_at(*slot), 0);
+	if (ring && bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA))
+		wake_reader(ring);
 	return 0;
 }
 
 SEC("syscall")
-int ready_timer(struct ready_timer_args *args)
+int ready_timer(struct timer_args *args)
 {
 	u32 slot = args->slot;
 	struct wake *w = bpf_map_lookup_elem(&wakes, &slot);
@@ -314,61 +341,107 @@ int ready_timer(struct ready_timer_args *args)
 
 	if (!w)
 		return 1;
-	w->armed = 0;
+	armed_at(slot) = 0;
 	/* 1: CLOCK_MONOTONIC */
 	err = bpf_timer_init(&w->timer, &wakes, 1);
 	/* Readied for an earlier subscriber of this slot. */
 	if (err == -EBUSY)
 		return 0;
-	return err ?: bpf_timer_set_callback(&w->timer, wake_up);
+	return err ?: bpf_timer_set_callback(&w->timer, time_is_up);
+}
+
+/* False: there is no timer to wait for. */
+static bool arm(u32 slot, u64 delay_ns)
+{
+	struct wake *w = bpf_map_lookup_elem(&wakes, &slot);
+
+	if (!w)
+		return false;
+	if (armed_at(slot) || __sync_lock_test_and_set(&armed_at(slot), 1) ||
+	    !bpf_timer_start(&w->timer, delay_ns, 0))
+		return true;
+	armed_at(slot) = 0;
+	return false;
+}
+
+/* The reader has taken what there was, and will look again when the time is up. */
+SEC("syscall")
+int arm_timer(struct timer_args *args)
+{
+	u32 slot = args->slot & (MAX_SUBSCRIBERS - 1);
+
+	arm(slot, subscribers[slot].delay_ns);
+	return 0;
+}
+
+/* A subscriber and where its records go. */
+struct target {
+	struct subscriber *sub;
+	void *ring;
+	u32 slot;
+};
+
+static void find(struct target *to, u32 slot)
+{
+	to->slot = slot;
+	to->sub = &subscriber_at(slot);
+	to->ring = bpf_map_lookup_elem(&rings, &slot);
+}
+
+static __always_inline void *reserve(struct target *to, u32 slot, u64 bytes)
+{
+	void *record;
+
+	find(to, slot);
+	if (!to->ring)
+		return NULL;
+	record = bpf_ringbuf_reserve(to->ring, bytes, 0);
+	if (!record)
+		lose(slot, ring_full, 1);
+	return record;
+}
+
+static bool half_full(struct target *to)
+{
+	return bpf_ringbuf_query(to->ring, BPF_RB_AVAIL_DATA) > to->sub->ring_bytes / 2;
 }
 
 /*
  * Nearly all of the cost of a record is the wake-up of its reader. So it waits for more of them, at
  * most delay_ns, unless the ring is half full.
  */
-static u64 submit_flags(struct subscriber *sub, void *ring)
+static u64 flags_for(struct target *to)
 {
-	if (!sub->delay_ns)
+	if (!to->sub->delay_ns)
 		return 0;
-	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > sub->ring_bytes / 2)
-		return BPF_RB_FORCE_WAKEUP;
-	return BPF_RB_NO_WAKEUP;
+	return half_full(to) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
-static void arm(u32 slot, struct subscriber *sub)
+/* After the submission. */
+static void wait_for_more(struct target *to)
 {
-	struct wake *w;
-
-	if (!sub->delay_ns)
-		return;
-	w = bpf_map_lookup_elem(&wakes, &slot);
-	if (w && !w->armed && !__sync_lock_test_and_set(&w->armed, 1))
-		bpf_timer_start(&w->timer, sub->delay_ns, 0);
+	if (to->sub->delay_ns && !arm(to->slot, to->sub->delay_ns))
+		wake_reader(to->ring);
 }
 
-static void lost_ring(u32 slot)
+static __always_inline void submit(struct target *to, void *record)
 {
-	struct process_loss *loss = bpf_map_lookup_elem(&losses, &slot);
-
-	if (loss)
-		__sync_fetch_and_add(&loss->ring_full, 1);
+	bpf_ringbuf_submit(record, flags_for(to));
+	wait_for_more(to);
 }
 
-static void lost_read(u32 slot)
+/*
+ * For programs whose type may not start a timer: on system calls, and in user space. Where none
+ * runs they wake the reader, and that starts one when it has taken the record; the next ones wait.
+ */
+static __always_inline void submit_without_timer(struct target *to, void *record)
 {
-	struct process_loss *loss = bpf_map_lookup_elem(&losses, &slot);
+	u64 flags = half_full(to) ? BPF_RB_FORCE_WAKEUP : armed_at(to->slot) ? BPF_RB_NO_WAKEUP : 0;
 
-	if (loss)
-		__sync_fetch_and_add(&loss->read_fault, 1);
-}
-
-static void lost_rate(u32 slot, u64 count)
-{
-	struct process_loss *loss = bpf_map_lookup_elem(&losses, &slot);
-
-	if (loss)
-		__sync_fetch_and_add(&loss->rate_limited, count);
+	bpf_ringbuf_submit(record, flags);
+	/* If the time was up in between, the record may have gone unseen. */
+	if (flags == BPF_RB_NO_WAKEUP && !*(volatile u32 *)&armed_at(to->slot))
+		wake_reader(to->ring);
 }
 
 static void fill(struct record_header *h, u32 kind, struct task_struct *task, u32 parent)
@@ -383,10 +456,38 @@ static void fill(struct record_header *h, u32 kind, struct task_struct *task, u3
 	bpf_probe_read_kernel(h->comm, sizeof(h->comm), task->group_leader->comm);
 }
 
-#define for_each_subscriber(slot, mask)                                                            \
-	bpf_for(slot, 0,                                                                           \
-		nr_slots < MAX_SUBSCRIBERS ? nr_slots                                              \
-					   : MAX_SUBSCRIBERS) if ((mask) & (1U << slot))
+/* A record without a path. */
+union record {
+	struct record_header h;
+	struct record_exit exit;
+	struct record_fork fork;
+	struct record_oom_kill oom_kill;
+};
+
+/* The same for all: filled once. */
+__noinline int emit(u32 who, union record *r)
+{
+	struct target to;
+	u32 slot, bytes;
+
+	if (!r)
+		return 0;
+	bytes = r->h.kind == RECORD_EXIT   ? sizeof(r->exit)
+		: r->h.kind == RECORD_FORK ? sizeof(r->fork)
+					   : sizeof(r->oom_kill);
+	for_each_subscriber(slot, who)
+	{
+		find(&to, slot);
+		if (!to.ring ||
+		    (r->h.kind == RECORD_EXIT && r->exit.duration_ns < to.sub->min_duration_ns))
+			continue;
+		if (bpf_ringbuf_output(to.ring, r, bytes, flags_for(&to)))
+			lose(slot, ring_full, 1);
+		else
+			wait_for_more(&to);
+	}
+	return 0;
+}
 
 /* ---- exec, fork, exit */
 
@@ -400,21 +501,22 @@ struct exec_args {
 /* For the current task. 0 when the path does not fit. */
 __noinline int emit_exec(u32 slot, u32 path_area, struct exec_args *a)
 {
-	struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-	void *ring = bpf_map_lookup_elem(&rings, &slot), *path;
 	struct bpf_dynptr record;
+	struct target to;
 	struct record_exec *e;
 	int piece, fits = 1;
-	long n = 0;
+	void *path;
 	u64 len;
+	long n = 0;
 
-	if (!sub || !ring || !a)
+	find(&to, slot);
+	if (!to.ring || !a)
 		return 1;
-	len = a->total < sub->args_max ? a->total : sub->args_max;
+	len = a->total < to.sub->args_max ? a->total : to.sub->args_max;
 	if (bpf_ringbuf_reserve_dynptr(
-		ring, sizeof(*e) + path_area + ((len + ARGS_PIECE - 1) & -ARGS_PIECE), 0,
+		to.ring, sizeof(*e) + path_area + ((len + ARGS_PIECE - 1) & -ARGS_PIECE), 0,
 		&record)) {
-		lost_ring(slot);
+		lose(slot, ring_full, 1);
 		goto discard;
 	}
 	e = bpf_dynptr_data(&record, 0, sizeof(*e));
@@ -441,7 +543,7 @@ __noinline int emit_exec(u32 slot, u32 path_area, struct exec_args *a)
 	bpf_for(piece, 0, MAX_ARGS / ARGS_PIECE)
 	{
 		u64 at = (u64)piece * ARGS_PIECE, left;
-		void *to;
+		void *area;
 
 		if (at >= len)
 			break;
@@ -450,17 +552,17 @@ __noinline int emit_exec(u32 slot, u32 path_area, struct exec_args *a)
 		barrier_var(left);
 		if (left > ARGS_PIECE)
 			left = ARGS_PIECE;
-		to = bpf_dynptr_data(&record, sizeof(*e) + path_area + at, ARGS_PIECE);
-		if (!to)
+		area = bpf_dynptr_data(&record, sizeof(*e) + path_area + at, ARGS_PIECE);
+		if (!area)
 			break;
-		if (bpf_probe_read_user(to, left, (void *)(a->start + at))) {
+		if (bpf_probe_read_user(area, left, (void *)(a->start + at))) {
 			e->args_len = at;
-			lost_read(slot);
+			lose(slot, read_fault, 1);
 			break;
 		}
 	}
-	bpf_ringbuf_submit_dynptr(&record, submit_flags(sub, ring));
-	arm(slot, sub);
+	bpf_ringbuf_submit_dynptr(&record, flags_for(&to));
+	wait_for_more(&to);
 	return 1;
 discard:
 	/*
@@ -469,6 +571,18 @@ discard:
 	 */
 	bpf_ringbuf_discard_dynptr(&record, 0);
 	return fits;
+}
+
+__noinline int emit_execs(u32 who, struct exec_args *a)
+{
+	u32 slot;
+
+	for_each_subscriber(slot, who)
+	{
+		if (!emit_exec(slot, SMALL_PATH, a))
+			emit_exec(slot, LARGE_PATH, a);
+	}
+	return 0;
 }
 
 /* In the cgroup v2 hierarchy, where every task is somewhere; ids of others may be the same numbers.
@@ -484,24 +598,19 @@ static bool is_v2(struct cgroup *cgrp)
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(on_cgroup_attach, struct cgroup *to, const char *path, struct task_struct *task)
 {
-	struct process_state *s;
 	u32 found;
 
 	if (!(filters_in_use & FILTER_CGROUPS) || !is_v2(to))
 		return 0;
 	found = marks_of((u64)BPF_CORE_READ(to, self.cgroup));
-	if (!found)
-		return 0;
-	s = state_of(task->group_leader);
-	if (s)
-		__sync_fetch_and_or(&s->tracked, found);
+	if (found)
+		track(task->group_leader, found);
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+static __always_inline int exec(struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	u32 tracked = tracked_by(task), found = matches(task), who, slot;
+	u32 tracked = tracked_by(task), found = matches(task), who;
 	struct exec_args a = {};
 	struct process_state *s;
 
@@ -511,9 +620,7 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	if (old_pid != task->pid)
 		found |= tracked_by(task->real_parent);
 	if (found & ~tracked) {
-		s = state_of(task);
-		if (s)
-			s->tracked |= found;
+		track(task, found);
 		tracked |= found;
 	}
 	who = wanted_by(RECORD_EXEC, tracked);
@@ -524,56 +631,30 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	a.start = task->mm->arg_start;
 	a.total = task->mm->arg_end - a.start;
 	a.filename = (u64)BPF_CORE_READ(bprm, filename);
-	for_each_subscriber(slot, who)
-	{
-		if (!emit_exec(slot, SMALL_PATH, &a))
-			emit_exec(slot, LARGE_PATH, &a);
-	}
-	return 0;
+	return emit_execs(who, &a);
 }
 
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
+static __always_inline int fork(struct task_struct *parent, struct task_struct *child)
 {
-	u32 tracked, who, slot;
+	u32 tracked = tracked_by(parent->group_leader), who;
 	struct process_state *s;
+	union record r = {};
 
-	/* a thread */
-	if (child->pid != child->tgid)
-		return 0;
-	tracked = tracked_by(parent->group_leader);
 	/* All else it has from its parent, which would be tracked for it; only this may differ. */
 	if (filters_in_use & FILTER_CGROUPS)
 		tracked |= cgroup_matches(child);
-	who = wanted_by(RECORD_FORK, tracked);
 	/* Who forked it is kept for those who hear of it later. */
 	if (tracked || audiences[RECORD_EXEC].of_all || audiences[RECORD_EXIT].of_all) {
-		s = state_of(child);
-		if (s) {
-			s->tracked = tracked;
+		s = track(child, tracked);
+		if (s)
 			s->parent = parent->tgid;
-		}
 	}
-	for_each_subscriber(slot, who)
-	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct record_fork *r;
-
-		if (!sub || !ring)
-			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
-		if (!r) {
-			lost_ring(slot);
-			continue;
-		}
-		fill(&r->h, RECORD_FORK, parent, 0);
-		r->child_pid = child->pid;
-		r->_pad = 0;
-		bpf_ringbuf_submit(r, submit_flags(sub, ring));
-		arm(slot, sub);
-	}
-	return 0;
+	who = wanted_by(RECORD_FORK, tracked);
+	if (!who)
+		return 0;
+	fill(&r.h, RECORD_FORK, parent, 0);
+	r.fork.child_pid = child->pid;
+	return emit(who, &r);
 }
 
 /*
@@ -601,13 +682,13 @@ static u64 peak_pages(struct task_struct *task, struct signal_struct *sig)
 	return peak > now ? peak : now;
 }
 
-static void fill_exit(struct record_exit *r, struct task_struct *task, u64 duration, u32 parent)
+static void fill_exit(struct record_exit *r, struct task_struct *task, u32 parent)
 {
 	struct task_struct *leader = task->group_leader;
 	struct signal_struct *sig = task->signal;
 
 	fill(&r->h, RECORD_EXIT, task, parent);
-	r->duration_ns = duration;
+	r->duration_ns = r->h.timestamp - leader->start_boottime;
 	/* The signal struct has the threads that were reaped; add those that were not. */
 	r->utime_ns = sig->utime + task->utime;
 	r->stime_ns = sig->stime + task->stime;
@@ -628,13 +709,12 @@ static void fill_exit(struct record_exit *r, struct task_struct *task, u64 durat
 
 static void flush_opens(struct task_struct *task);
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(on_exit, struct task_struct *task)
+static __always_inline int process_exit(struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
 	struct process_state *s;
-	u32 who, slot, parent;
-	u64 duration;
+	union record r = {};
+	u32 who;
 
 	flush_opens(task);
 	if (unwanted(RECORD_EXIT) || task->signal->live.counter > 0)
@@ -649,26 +729,104 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	s = state_of(leader);
 	if (s && __sync_lock_test_and_set(&s->exited, 1))
 		return 0;
-	parent = s ? s->parent : 0;
-	duration = bpf_ktime_get_boot_ns() - leader->start_boottime;
-	for_each_subscriber(slot, who)
-	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct record_exit *r;
+	fill_exit(&r.exit, task, s ? s->parent : 0);
+	return emit(who, &r);
+}
 
-		if (!sub || !ring || duration < sub->min_duration_ns)
-			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
-		if (!r) {
-			lost_ring(slot);
-			continue;
-		}
-		fill_exit(r, task, duration, parent);
-		bpf_ringbuf_submit(r, submit_flags(sub, ring));
-		arm(slot, sub);
-	}
-	return 0;
+/*
+ * The kernel skips a program that another task on the CPU is in the middle of, and tasks that are
+ * in these may be preempted (since 7.0). So each has a stand-in, which only looks whether the first
+ * one ran; that is so short that it is hardly ever skipped too.
+ *
+ * Each event is noted by its task, which may change the CPU between the two.
+ */
+struct noted {
+	u64 event[NR_HOOKS];
+};
+
+#define NOTED 4096 /* a power of two; overwritten by the task whose pid is so much larger */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NOTED);
+	__type(key, u32);
+	__type(value, struct noted);
+} noted SEC(".maps");
+
+static u64 *noted_at(u32 hook, struct task_struct *task)
+{
+	u32 key = task->pid & (NOTED - 1);
+	struct noted *n = bpf_map_lookup_elem(&noted, &key);
+
+	return n ? &n->event[hook] : NULL;
+}
+
+/* A task is forked once and exits once; the number of its execs is in the second. */
+static u64 event_of(struct task_struct *task)
+{
+	return task->start_boottime + task->self_exec_id;
+}
+
+static __always_inline void note(u32 hook, struct task_struct *task)
+{
+	u64 *event = noted_at(hook, task);
+
+	if (event)
+		*event = event_of(task);
+}
+
+static __always_inline bool skipped(u32 hook, struct task_struct *task)
+{
+	u64 *event = noted_at(hook, task);
+
+	if (!event || *event == event_of(task))
+		return false;
+	__sync_fetch_and_add(&made_up_for[hook], 1);
+	return true;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	note(HOOK_EXEC, task);
+	return exec(task, old_pid, bprm);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec_skipped, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	return skipped(HOOK_EXEC, task) ? exec(task, old_pid, bprm) : 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
+{
+	/* Not of threads. */
+	if (child->pid != child->tgid)
+		return 0;
+	note(HOOK_FORK, child);
+	return fork(parent, child);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork_skipped, struct task_struct *parent, struct task_struct *child)
+{
+	if (child->pid != child->tgid)
+		return 0;
+	return skipped(HOOK_FORK, child) ? fork(parent, child) : 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit, struct task_struct *task)
+{
+	note(HOOK_EXIT, task);
+	return process_exit(task);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit_skipped, struct task_struct *task)
+{
+	return skipped(HOOK_EXIT, task) ? process_exit(task) : 0;
 }
 
 /* ---- the OOM killer */
@@ -693,8 +851,6 @@ static void find_limit(struct task_struct *task, struct record_oom_kill *r)
 	struct cgroup_subsys_state *css = NULL;
 	struct css_set *set;
 
-	r->limit_cgroup_id = 0;
-	r->limit_pages = 0;
 	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id___memcg, memory_cgrp_id___memcg))
 		return;
 	set = BPF_CORE_READ(task, cgroups);
@@ -718,27 +874,14 @@ static void find_limit(struct task_struct *task, struct record_oom_kill *r)
 SEC("tp_btf/mark_victim")
 int BPF_PROG(on_oom_kill, struct task_struct *task)
 {
-	u32 slot, who = wanted_by(RECORD_OOM_KILL, tracked_by(task->group_leader));
+	u32 who = wanted_by(RECORD_OOM_KILL, tracked_by(task->group_leader));
+	union record r = {};
 
-	for_each_subscriber(slot, who)
-	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct record_oom_kill *r;
-
-		if (!sub || !ring)
-			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
-		if (!r) {
-			lost_ring(slot);
-			continue;
-		}
-		fill(&r->h, RECORD_OOM_KILL, task, 0);
-		find_limit(task, r);
-		bpf_ringbuf_submit(r, submit_flags(sub, ring));
-		arm(slot, sub);
-	}
-	return 0;
+	if (!who)
+		return 0;
+	fill(&r.h, RECORD_OOM_KILL, task, 0);
+	find_limit(task, &r.oom_kill);
+	return emit(who, &r);
 }
 
 /* ---- names of cgroups */
@@ -753,19 +896,18 @@ int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgrp, const char *path)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	u32 slot, who = audiences[RECORD_CGROUP].of_all;
+	struct text_large *r;
+	struct target to;
+	long n;
 
 	if (!is_v2(cgrp))
 		return 0;
 	for_each_subscriber(slot, who)
 	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct text_large *r;
-		long n;
-
-		if (!sub || !ring)
+		find(&to, slot);
+		if (!to.ring)
 			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
+		r = bpf_ringbuf_reserve(to.ring, sizeof(*r), 0);
 		/* Not an event: the reader then looks the name up by itself. */
 		if (!r)
 			continue;
@@ -774,8 +916,7 @@ int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgrp, const char *path)
 		n = bpf_probe_read_kernel_str(r->text, sizeof(r->text), path);
 		r->t.path_area = sizeof(r->text);
 		r->t.path_len = n > 0 ? n - 1 : 0;
-		bpf_ringbuf_submit(r, submit_flags(sub, ring));
-		arm(slot, sub);
+		submit(&to, r);
 	}
 	return 0;
 }
@@ -787,51 +928,37 @@ struct text_line {
 	char text[LINE_LEN];
 };
 
-/* Programs of this type and those on system calls may not use timers: they wake the reader. */
-static u64 plain_flags(struct subscriber *sub, void *ring)
-{
-	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > sub->ring_bytes / 2
-		   ? BPF_RB_FORCE_WAKEUP
-		   : 0;
-}
-
 SEC("uretprobe")
 int BPF_URETPROBE(on_readline, const char *line)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	u32 slot, who = wanted_by(RECORD_BASH_READLINE, tracked_by(task->group_leader));
+	struct text_line *r;
+	struct target to;
+	long n;
 
 	if (!line)
 		return 0;
 	for_each_subscriber(slot, who)
 	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct text_line *r;
-		long n;
-
-		if (!sub || !ring)
+		r = reserve(&to, slot, sizeof(*r));
+		if (!r)
 			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
-		if (!r) {
-			lost_ring(slot);
-			continue;
-		}
 		fill(&r->t.h, RECORD_BASH_READLINE, task, 0);
 		n = bpf_probe_read_user_str(r->text, sizeof(r->text), line);
 		if (n < 0)
-			lost_read(slot);
+			lose(slot, read_fault, 1);
 		r->t.path_area = sizeof(r->text);
 		r->t.path_len = n > 0 ? n - 1 : 0;
-		bpf_ringbuf_submit(r, plain_flags(sub, ring));
+		submit_without_timer(&to, r);
 	}
 	return 0;
 }
 
 /* ---- opens
  *
- * The path is read at the exit of the system call, where the kernel itself has just read it, so the
- * page is present; at the entry it often is not.
+ * All is read at the exit of the system call: the kernel itself has just read the path then, so its
+ * page is present, and the arguments are still in the saved registers.
  */
 
 static u32 open_audience(struct task_struct *task)
@@ -841,135 +968,62 @@ static u32 open_audience(struct task_struct *task)
 	return wanted_by(RECORD_FILE_OPEN, tracked_by(task->group_leader));
 }
 
-static int open_enter(u64 path, u32 flags)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct opening *o;
-
-	if (!open_audience(task))
-		return 0;
-	o = bpf_task_storage_get(&openings, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!o)
-		return 0;
-	o->path = path;
-	o->flags = flags;
-	o->in_call = 1;
-	return 0;
-}
-
-SEC("tracepoint")
-int on_open_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	return open_enter(ctx->args[0], ctx->args[1]);
-}
-
-SEC("tracepoint")
-int on_creat_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	/* O_CREAT | O_WRONLY | O_TRUNC */
-	return open_enter(ctx->args[0], 0100 | 01 | 01000);
-}
-
-SEC("tracepoint")
-int on_openat_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	return open_enter(ctx->args[1], ctx->args[2]);
-}
-
-SEC("tracepoint")
-int on_openat2_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	u64 flags = 0;
-
-	/* struct open_how begins with its flags */
-	bpf_probe_read_user(&flags, sizeof(flags), (void *)ctx->args[2]);
-	return open_enter(ctx->args[1], flags);
-}
-
-struct open_small {
-	struct record_file_open f;
-	char path[SMALL_PATH];
-};
-
-struct open_large {
-	struct record_file_open f;
-	char path[LARGE_PATH];
-};
-
+/* What one record says. */
 struct opened {
+	u64 path; /* in user memory */
 	u64 count;
 	u32 flags;
 	s32 result;
+	u32 path_area; /* a small one has been read: it is the last one */
+	u32 unread;
 };
 
-/* All but the path itself; `n` is what reading that gave. */
-static void fill_open(struct record_file_open *f, struct task_struct *task, struct opened *opened,
-		      u32 path_area, long n)
+static __always_inline int emit_open(u32 slot, u32 path_area, struct opening *o,
+				     struct opened *opened)
 {
-	fill(&f->h, RECORD_FILE_OPEN, task, 0);
+	struct record_file_open *f;
+	struct target to;
+	long n;
+
+	if (!o || !opened)
+		return 0;
+	f = reserve(&to, slot, sizeof(*f) + path_area);
+	if (!f)
+		return 0;
+	if (path_area == SMALL_PATH)
+		n = bpf_probe_read_kernel_str(f + 1, path_area, o->last);
+	else
+		n = bpf_probe_read_user_str(f + 1, path_area, (void *)opened->path);
+	if (n < 0 || opened->unread)
+		lose(slot, read_fault, 1);
+	fill(&f->h, RECORD_FILE_OPEN, bpf_get_current_task_btf(), 0);
 	f->count = opened->count;
 	f->path_area = path_area;
 	f->path_len = n > 0 ? n - 1 : 0;
 	f->flags = opened->flags;
 	f->result = opened->result;
+	submit_without_timer(&to, f);
+	return 0;
 }
 
-/* One record for so many opens of a path that fits the small area. */
-static void emit_open(struct task_struct *task, u32 who, const char *path, struct opened *opened)
+__noinline int emit_short_open(u32 slot, struct opening *o, struct opened *opened)
 {
-	u32 slot;
-
-	for_each_subscriber(slot, who)
-	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct open_small *r;
-		long n;
-
-		if (!sub || !ring || task->tgid == sub->reader)
-			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
-		if (!r) {
-			lost_ring(slot);
-			continue;
-		}
-		n = bpf_probe_read_kernel_str(r->path, sizeof(r->path), path);
-		fill_open(&r->f, task, opened, sizeof(r->path), n);
-		bpf_ringbuf_submit(r, plain_flags(sub, ring));
-	}
+	return emit_open(slot, SMALL_PATH, o, opened);
 }
 
-static void emit_long_open(struct task_struct *task, u32 who, u64 path, struct opened *opened)
+__noinline int emit_long_open(u32 slot, struct opening *o, struct opened *opened)
 {
-	u32 slot;
-
-	for_each_subscriber(slot, who)
-	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-		void *ring = bpf_map_lookup_elem(&rings, &slot);
-		struct open_large *r;
-		long n;
-
-		if (!sub || !ring || task->tgid == sub->reader)
-			continue;
-		r = bpf_ringbuf_reserve(ring, sizeof(*r), 0);
-		if (!r) {
-			lost_ring(slot);
-			continue;
-		}
-		n = bpf_probe_read_user_str(r->path, sizeof(r->path), (void *)path);
-		if (n < 0)
-			lost_read(slot);
-		fill_open(&r->f, task, opened, sizeof(r->path), n);
-		bpf_ringbuf_submit(r, plain_flags(sub, ring));
-	}
+	return emit_open(slot, LARGE_PATH, o, opened);
 }
 
-/* Takes those off `who` that had their share of this second. */
-static u32 within_rate(struct opening *o, u32 who, u64 now, u64 count)
+/* To those that had not their share of this second yet; for the current task. */
+__noinline int emit_opens(u32 who, struct opening *o, struct opened *opened)
 {
-	u32 slot, allowed = who;
+	u32 slot, process = bpf_get_current_pid_tgid() >> 32;
+	u64 now = bpf_ktime_get_boot_ns();
 
+	if (!o || !opened)
+		return 0;
 	if (now - o->second >= 1000000000) {
 		o->second = now;
 		o->in_second = 0;
@@ -977,29 +1031,31 @@ static u32 within_rate(struct opening *o, u32 who, u64 now, u64 count)
 	o->in_second++;
 	for_each_subscriber(slot, who)
 	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
-
-		if (sub && o->in_second > sub->open_rate) {
-			lost_rate(slot, count);
-			allowed &= ~(1U << slot);
-		}
+		if (process == subscriber_at(slot).reader)
+			continue;
+		if (o->in_second > subscriber_at(slot).open_rate)
+			lose(slot, rate_limited, opened->count);
+		else if (opened->path_area == SMALL_PATH)
+			emit_short_open(slot, o, opened);
+		else
+			emit_long_open(slot, o, opened);
 	}
-	return allowed;
+	return 0;
 }
 
 /* The record of the repetitions that were held back. */
-static void flush(struct task_struct *task, struct opening *o, u32 who, u64 now)
+static void flush(struct opening *o, u32 who)
 {
 	struct opened opened = {
 	    .count = o->repeated,
 	    .flags = o->repeated_flags,
 	    .result = o->repeated_result,
+	    .path_area = SMALL_PATH,
 	};
 
 	o->repeated = 0;
-	if (!opened.count)
-		return;
-	emit_open(task, within_rate(o, who, now, opened.count), (char *)o->last, &opened);
+	if (opened.count)
+		emit_opens(who, o, &opened);
 }
 
 static void flush_opens(struct task_struct *task)
@@ -1009,22 +1065,22 @@ static void flush_opens(struct task_struct *task)
 	if (unwanted(RECORD_FILE_OPEN))
 		return;
 	o = bpf_task_storage_get(&openings, task, NULL, 0);
-	if (o && o->repeated)
-		flush(task, o, open_audience(task), bpf_ktime_get_boot_ns());
+	if (o)
+		flush(o, open_audience(task));
 }
 
 /* How long repetitions may be held back: the shortest of those who want them. */
-static u64 window_of(u32 who)
+__noinline u64 window_of(u32 who)
 {
 	u64 window = ~0ULL;
 	u32 slot;
 
 	for_each_subscriber(slot, who)
 	{
-		struct subscriber *sub = bpf_map_lookup_elem(&subscribers, &slot);
+		u64 of_this = subscriber_at(slot).open_window_ns;
 
-		if (sub && sub->open_window_ns < window)
-			window = sub->open_window_ns;
+		if (of_this < window)
+			window = of_this;
 	}
 	return window;
 }
@@ -1078,40 +1134,43 @@ __noinline u32 resolve(u64 address, struct resolved *out)
 	return 0;
 }
 
-SEC("tracepoint")
-int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
+/* `user_path` is in user memory. */
+__noinline int opened_by_current(u64 user_path, u64 flags, s64 result)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct opening *o = bpf_task_storage_get(&openings, task, NULL, 0);
+	u32 at, who = open_audience(task);
 	u64 now, hash = 14695981039346656037ULL;
-	struct opened opened = {.count = 1};
+	struct opened opened = {
+	    .path = user_path,
+	    .count = 1,
+	    .flags = flags,
+	    .result = result,
+	    .path_area = SMALL_PATH,
+	};
 	struct file *file = NULL;
-	u32 who, at, slot;
+	struct opening *o;
 	char *path;
 	long n;
 
-	if (!o || !o->in_call)
-		return 0;
-	o->in_call = 0;
-	who = open_audience(task);
 	if (!who)
 		return 0;
-	opened.flags = o->flags;
-	opened.result = ctx->ret;
+	o = bpf_task_storage_get(&openings, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!o)
+		return no_memory(who);
 	now = bpf_ktime_get_boot_ns();
 	path = (char *)o->given;
 	__builtin_memset(path, 0, SMALL_PATH);
-	n = bpf_probe_read_user_str(path, SMALL_PATH, (void *)o->path);
-	if (ctx->ret >= 0) {
+	n = bpf_probe_read_user_str(path, SMALL_PATH, (void *)user_path);
+	if (result >= 0) {
 		struct file **files = BPF_CORE_READ(task, files, fdt, fd);
 
-		bpf_probe_read_kernel(&file, sizeof(file), files + ctx->ret);
+		bpf_probe_read_kernel(&file, sizeof(file), files + result);
 	}
 	if (n == SMALL_PATH) {
-		flush(task, o, who, now);
+		flush(o, who);
 		o->hash = 0;
-		emit_long_open(task, within_rate(o, who, now, 1), o->path, &opened);
-		return 0;
+		opened.path_area = LARGE_PATH;
+		return emit_opens(who, o, &opened);
 	}
 	for (int i = 0; i < SMALL_PATH / 8; i++)
 		hash = (hash ^ ((u64 *)path)[i]) * 1099511628211ULL;
@@ -1120,22 +1179,58 @@ int on_any_open_exit(struct trace_event_raw_sys_exit *ctx)
 		hash ^= (u64)BPF_CORE_READ(file, f_path.dentry);
 	if (n > 0 && hash == o->hash && now - o->since < window_of(who)) {
 		o->repeated++;
-		o->repeated_flags = o->flags;
-		o->repeated_result = ctx->ret;
+		o->repeated_flags = flags;
+		o->repeated_result = result;
 		return 0;
 	}
-	flush(task, o, who, now);
-	if (n < 0) {
-		for_each_subscriber(slot, who) lost_read(slot);
-	}
+	flush(o, who);
+	opened.unread = n < 0;
 	o->hash = hash;
 	o->since = now;
 	at = file ? resolve((u64)file, &o->resolved) : 0;
 	if (at)
 		path = (char *)o->resolved.bytes + (at & (SMALL_PATH - 1));
 	bpf_probe_read_kernel_str(o->last, SMALL_PATH, path);
-	emit_open(task, within_rate(o, who, now, 1), (char *)o->last, &opened);
-	return 0;
+	return emit_opens(who, o, &opened);
+}
+
+#define CURRENT_REGS() ((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()))
+
+SEC("tracepoint")
+int on_open(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = CURRENT_REGS();
+
+	return opened_by_current(PT_REGS_PARM1_CORE_SYSCALL(regs), PT_REGS_PARM2_CORE_SYSCALL(regs),
+				 ctx->ret);
+}
+
+SEC("tracepoint")
+int on_creat(struct trace_event_raw_sys_exit *ctx)
+{
+	/* O_CREAT | O_WRONLY | O_TRUNC */
+	return opened_by_current(PT_REGS_PARM1_CORE_SYSCALL(CURRENT_REGS()), 0100 | 01 | 01000,
+				 ctx->ret);
+}
+
+SEC("tracepoint")
+int on_openat(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = CURRENT_REGS();
+
+	return opened_by_current(PT_REGS_PARM2_CORE_SYSCALL(regs), PT_REGS_PARM3_CORE_SYSCALL(regs),
+				 ctx->ret);
+}
+
+SEC("tracepoint")
+int on_openat2(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = CURRENT_REGS();
+	u64 flags = 0;
+
+	/* struct open_how begins with its flags */
+	bpf_probe_read_user(&flags, sizeof(flags), (void *)PT_REGS_PARM3_CORE_SYSCALL(regs));
+	return opened_by_current(PT_REGS_PARM2_CORE_SYSCALL(regs), flags, ctx->ret);
 }
 
 /* ---- processes that run already */
@@ -1161,7 +1256,6 @@ int mark_existing(struct bpf_iter__task *ctx)
 {
 	u32 bit = 1U << (marked_slot & 31), found;
 	struct task_struct *task = ctx->task, *ancestor;
-	struct process_state *s;
 
 	if (!task || task->pid != task->tgid)
 		return 0;
@@ -1173,10 +1267,7 @@ int mark_existing(struct bpf_iter__task *ctx)
 			break;
 		found = matches_at((u64)ancestor) & bit;
 	}
-	if (!found)
-		return 0;
-	s = state_of(task);
-	if (s)
-		__sync_fetch_and_or(&s->tracked, bit);
+	if (found)
+		track(task, bit);
 	return 0;
 }

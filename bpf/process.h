@@ -119,6 +119,15 @@ struct process_loss {
 	u64 ring_full;
 	u64 rate_limited;
 	u64 read_fault; /* delivered, but with its arguments or path missing */
+	u64 map_full;   /* a process that could not be marked, an open that could not be kept */
+};
+
+/* Tracepoints with a stand-in for the program there. */
+enum hook {
+	HOOK_EXEC,
+	HOOK_EXIT,
+	HOOK_FORK,
+	NR_HOOKS,
 };
 
 /* Which filters any subscriber uses at all. */
@@ -130,8 +139,8 @@ enum filter_bits {
 	FILTER_PATHS = 16,
 };
 
-/* The argument of the program that readies a subscriber's timer. */
-struct ready_timer_args {
+/* The argument of the programs that ready and arm a subscriber's timer. */
+struct timer_args {
 	u32 slot;
 };
 

@@ -77,7 +77,7 @@ type OOMKill struct {
 // Dropped: events were lost.
 type Dropped struct {
 	Count  uint64 `json:"count"`
-	Reason string `json:"reason"` // ring_full, rate_limited or read_fault
+	Reason string `json:"reason"` // ring_full, rate_limited, read_fault, map_full or recursion
 }
 
 // Unknown is an event of a kind that came after this version of the package.

@@ -65,11 +65,13 @@ type EventStats struct {
 	RingFull    uint64 `json:"ring_full"`    // lost because the kernel's buffer was full
 	RateLimited uint64 `json:"rate_limited"` // file events beyond OpenRate
 	ReadFault   uint64 `json:"read_fault"`   // delivered, with a path or arguments missing
+	MapFull     uint64 `json:"map_full"`     // processes and opens for which the kernel had no memory
+	Recursion   uint64 `json:"recursion"`    // runs of a probe that the kernel skipped
 }
 
 // Dropped is how many events were not delivered.
 func (s *EventStats) Dropped() uint64 {
-	return s.RingFull + s.RateLimited
+	return s.RingFull + s.RateLimited + s.MapFull + s.Recursion
 }
 
 // MissingProbe is something that was asked for and that this kernel does not give.

@@ -484,7 +484,7 @@ agentcg_error_t *agentcg_events_missing_json(agentcg_events_t *events, char **js
 
 /**
  * What was delivered and lost so far, as JSON: `received`, `ring_full`, `rate_limited`,
- * `read_fault`.
+ * `read_fault`, `map_full`, `recursion`.
  *
  * `json_out` receives a string that the caller frees with `agentcg_string_free`.
  *

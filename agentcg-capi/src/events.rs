@@ -230,7 +230,7 @@ pub unsafe extern "C" fn agentcg_events_missing_json(
 }
 
 /// What was delivered and lost so far, as JSON: `received`, `ring_full`, `rate_limited`,
-/// `read_fault`.
+/// `read_fault`, `map_full`, `recursion`.
 ///
 /// `json_out` receives a string that the caller frees with `agentcg_string_free`.
 ///

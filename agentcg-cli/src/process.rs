@@ -163,6 +163,8 @@ fn summary(s: &EventStats) -> String {
     for (count, why) in [
         (s.ring_full, "the buffer was full"),
         (s.rate_limited, "file events over the rate limit"),
+        (s.map_full, "processes and opens for which the kernel had no memory"),
+        (s.recursion, "probes that the kernel skipped"),
         (s.read_fault, "incomplete: a path or arguments could not be read"),
     ] {
         if count > 0 {

@@ -149,7 +149,7 @@ fn look_at_call(call: &Cgroup, session: &str) -> Result<CallView> {
 
 /// The mark comes after the lock, so that looking is not in the way of an owner who takes it.
 fn has_owner(call: &Cgroup) -> Result<bool> {
-    if !cgroup::has_attribute(call, MADE)? {
+    if !cgroup::has_attribute(call, CALL)? {
         return Ok(true);
     }
     match cgroup::lock(call, Lock::Owner) {

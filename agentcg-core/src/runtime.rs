@@ -206,6 +206,7 @@ pub(crate) struct Root {
     shared: bool,
     supervisor: OnceLock<Supervisor>,
     gate: Arc<Gate>,
+    process: u32,
 }
 
 impl Root {
@@ -250,6 +251,7 @@ impl Root {
             shared,
             supervisor: OnceLock::new(),
             gate: Gate::new(options.capacity),
+            process: std::process::id(),
         };
         // Room that another shared runtime has made, or one that was killed.
         if let Ok(room) = parent.child(&CgroupName::new(OCCUPANTS)?)
@@ -270,7 +272,14 @@ impl Root {
 
     /// While it is held, no session of this root is made or removed.
     pub(crate) fn setup(&self) -> Result<OwnedFd> {
+        self.check_process()?;
         cgroup::lock_as(&self.cgroup, Lock::Setup, FlockOperation::LockExclusive)
+    }
+
+    /// That this is not a forked child: it has our memory, and our locks are its locks too, but what
+    /// they stand for is its parent's.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        check_process(self.process)
     }
 
     pub(crate) fn shared(&self) -> bool {
@@ -342,6 +351,18 @@ impl Root {
                 .into_iter()
                 .filter(|c| Controller::USED.contains(c) && !on.contains(c))
                 .collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            if is_occupied(&level)
+                && let Err(e) = self.make_room(&level)
+            {
+                if e.kind() != ErrorKind::PermissionDenied {
+                    let names: Vec<_> = wanted.iter().map(|c| c.name()).collect();
+                    tracing::warn!("no controllers {}: {e}", names.join(", "));
+                }
+                continue;
+            }
             for c in wanted {
                 // Noted first: after a crash in between, switching it off is harmless.
                 let mut noted = enabled_by_us(&level)?;
@@ -349,15 +370,6 @@ impl Root {
                 let names: Vec<_> = noted.iter().map(|c| c.name()).collect();
                 let done = cgroup::set_attribute(&level, ENABLED, names.join(" ").as_bytes())
                     .and_then(|()| level.enable(&[c]));
-                let done = match done {
-                    Err(e)
-                        if e.kind() == ErrorKind::Busy
-                            && Some(level.path()) == self.cgroup.path().parent() =>
-                    {
-                        self.make_room(&level).and_then(|()| level.enable(&[c]))
-                    }
-                    done => done,
-                };
                 match done {
                     Ok(()) => {}
                     Err(e) if e.kind() == ErrorKind::PermissionDenied => break,
@@ -373,7 +385,8 @@ impl Root {
     /// us, and so may not hand controllers on: they move to a child of it. Without delegation the
     /// processes are another manager's.
     fn make_room(&mut self, parent: &Cgroup) -> Result<()> {
-        if rustix::process::geteuid().is_root() && !delegated(parent) {
+        let is_parent = Some(parent.path()) == self.cgroup.path().parent();
+        if !is_parent || rustix::process::geteuid().is_root() && !delegated(parent) {
             return Err(Error::new(ErrorKind::Busy, "processes live in")
                 .at(parent.path())
                 .or_help(
@@ -392,6 +405,12 @@ impl Root {
         session::move_all(parent, &room)?;
         self.outside = room.path().to_path_buf();
         Ok(())
+    }
+
+    /// Beside the root in this cgroup: the room that we have made there.
+    fn has_room_in(&self, level: &Cgroup) -> bool {
+        self.outside.file_name() == Some(OCCUPANTS.as_ref())
+            && self.outside.parent() == Some(level.path())
     }
 
     /// The cgroups from the mount point down to the root, both included.
@@ -424,7 +443,8 @@ impl Root {
         for level in self.levels(&mount_point()?)?.iter().rev() {
             let ours = level.path() == self.cgroup.path();
             // Other cgroups there may rely on the controllers by now: then they stay on.
-            let others = level.children()?.len() > usize::from(!ours);
+            let known = usize::from(!ours) + usize::from(self.has_room_in(level));
+            let others = level.children()?.len() > known;
             let enabled = enabled_by_us(level)?;
             if enabled.is_empty() || others {
                 continue;
@@ -458,13 +478,23 @@ impl Root {
 
     fn give_room_back(&self) -> Result<()> {
         let Some(parent) = self.outside.parent() else { return Ok(()) };
-        if self.outside.file_name() != Some(OCCUPANTS.as_ref()) {
+        let parent = Cgroup::open(parent)?;
+        // Where others there rely on the controllers, no process may live beside them.
+        if !self.has_room_in(&parent) || !parent.subtree_control()?.is_empty() {
             return Ok(());
         }
-        let (room, parent) = (Cgroup::open(&self.outside)?, Cgroup::open(parent)?);
+        let room = Cgroup::open(&self.outside)?;
         session::move_all(&room, &parent)?;
         room.remove()
     }
+}
+
+/// It holds processes, and is not the root of the hierarchy, which may.
+///
+/// Such a cgroup could still hand on cpu and pids. But then it is the root of a threaded subtree, and
+/// nothing below it may hold processes any more.
+fn is_occupied(cgroup: &Cgroup) -> bool {
+    cgroup.read("cgroup.type").is_ok() && cgroup.procs().is_ok_and(|pids| !pids.is_empty())
 }
 
 fn open_or_make(parent: &Cgroup, name: &CgroupName) -> Result<Cgroup> {
@@ -473,6 +503,15 @@ fn open_or_make(parent: &Cgroup, name: &CgroupName) -> Result<Cgroup> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(name),
         Err(e) => Err(e),
     }
+}
+
+/// That it is this process which made something.
+pub(crate) fn check_process(made_by: u32) -> Result<()> {
+    if made_by == std::process::id() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "the runtime was made before this process was forked")
+        .or_help("make a Runtime of its own in the forked process"))
 }
 
 /// systemd marks what it delegated; the first name is for the system's manager, the second for users'.
@@ -503,6 +542,9 @@ fn enabled_by_us(level: &Cgroup) -> Result<Vec<Controller>> {
 
 impl Drop for Root {
     fn drop(&mut self) {
+        if self.check_process().is_err() {
+            return;
+        }
         if let Err(e) = self.release() {
             tracing::warn!("the root {} stays: {e}", self.cgroup.path().display());
         }

@@ -72,6 +72,13 @@ pub fn run(rounds: u32, large_gib: usize) -> Result<()> {
             }),
         ],
     )?;
+    // What the kernel charges for any process in a cgroup with these controllers.
+    session.move_pid(std::process::id() as i32)?;
+    println!("\nthe same from inside the session");
+    compare(
+        rounds,
+        &mut [("std::process", &mut std_process), ("tool call", &mut || call(&session))],
+    )?;
     if large_gib > 0 {
         let memory = vec![1u8; large_gib << 30];
         std::hint::black_box(&memory);

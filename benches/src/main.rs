@@ -6,6 +6,7 @@
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
 //! | `wrappers` | the command itself, a shell script, `systemd-run`, BenchExec's `runexec` |
+//! | `storm` | nothing: all verdicts must be right, and nothing may be left |
 //!
 //! Absolute times mean little on a shared machine: look at the ratios. `benches/run.sh` runs the
 //! first in a guest and the second on the host.
@@ -15,6 +16,7 @@
 mod calls;
 mod events;
 mod fairness;
+mod storm;
 mod wrappers;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +56,15 @@ enum What {
         #[arg(long, default_value_t = 300)]
         rounds: u32,
     },
+    /// Many calls at once, a third of them misbehaving
+    Storm {
+        /// Calls in all
+        #[arg(long, default_value_t = 10_000)]
+        calls: u32,
+        /// Calls at the same time
+        #[arg(long, default_value_t = 32)]
+        at_once: u32,
+    },
     /// Uses CPU until it is killed
     #[command(hide = true)]
     Burn,
@@ -71,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Wrappers { rounds } => wrappers::measure(rounds),
+        What::Storm { calls, at_once } => storm::run(calls, at_once),
         What::Burn => fairness::burn(),
     }
 }

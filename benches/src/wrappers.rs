@@ -21,8 +21,8 @@ exit $status
 
 fn run(mut command: Command) -> Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
+    let status = command.status().context("start it")?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 

@@ -161,7 +161,8 @@ class Dropped(Event):
     count: int
     reason: str
     """``ring_full``: the reader was too slow; ``rate_limited``: a thread opened more files than ``open_rate``;
-    ``read_fault``: the event was delivered, but its path or arguments could not be read."""
+    ``read_fault``: the event was delivered, but its path or arguments could not be read; ``map_full``: the kernel had
+    no memory for a process or an open; ``recursion``: the kernel skipped a probe, with an event perhaps."""
 
 
 @_value

@@ -41,11 +41,15 @@ class EventStats:
     """File events beyond the rate limit."""
     read_fault: int
     """Delivered, with a path or arguments missing."""
+    map_full: int
+    """Processes and opens for which the kernel had no memory."""
+    recursion: int
+    """Runs of a probe that the kernel skipped."""
 
     @property
     def dropped(self) -> int:
         """Events that were not delivered."""
-        return self.ring_full + self.rate_limited
+        return self.ring_full + self.rate_limited + self.map_full + self.recursion
 
 
 class EventStream(Handle):

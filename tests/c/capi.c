@@ -239,8 +239,8 @@ static void events(agentcg_runtime_t *runtime)
 	}
 	CHECK(executed);
 	OK(agentcg_events_stats_json(events, &line));
-	CHECK(
-	    !strcmp(line, "{\"received\":2,\"ring_full\":0,\"rate_limited\":0,\"read_fault\":0}"));
+	CHECK(!strcmp(line, "{\"received\":2,\"ring_full\":0,\"rate_limited\":0,\"read_fault\":0,"
+			    "\"map_full\":0,\"recursion\":0}"));
 	agentcg_string_free(line);
 	agentcg_events_free(events);
 }

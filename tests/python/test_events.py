@@ -203,7 +203,8 @@ def test_streams_share_the_probes(runtime: agentcg.Runtime, events: EventStream)
         found = other.next(10)
         assert isinstance(found, Exit)
         assert found.pid == pid
-        assert other.stats() == agentcg.EventStats(received=1, ring_full=0, rate_limited=0, read_fault=0)
+        stats = other.stats()
+        assert (stats.received, stats.dropped, stats.read_fault) == (1, 0, 0)
     # Closing one takes nothing from the others.
     assert up_to_exit(events, run("true"))
 

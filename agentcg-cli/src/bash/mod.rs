@@ -22,7 +22,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use agentcg_core::{Ended, Outcome};
+use agentcg_core::{Ended, Hint, Outcome};
 use anyhow::Result;
 use nix::sys::signal::{SigHandler, Signal};
 use rustix::process::{Resource, Rlimit};
@@ -91,16 +91,13 @@ pub fn run(mut words: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn call(bash: &Path, arg0: &OsStr, args: &[OsString], strict: bool) -> Result<Outcome> {
-    let hint = match hint_from_env() {
+    let (hint, note) = match hint_from_env() {
         Err(e) if strict => return Err(e),
-        Err(e) => {
-            // Better a call without it than none.
-            tracing::warn!("{e}");
-            Default::default()
-        }
-        Ok(hint) => hint,
+        // Better a call without it than none.
+        Err(e) => (Hint::default(), Some(e.to_string())),
+        Ok(hint) => (hint, None),
     };
-    let outcome = tool_call::perform(&Request {
+    let mut outcome = tool_call::perform(&Request {
         root: root_from_env(),
         session: session_from_env()?,
         program: bash.into(),
@@ -109,6 +106,7 @@ fn call(bash: &Path, arg0: &OsStr, args: &[OsString], strict: bool) -> Result<Ou
         hint,
         ..Request::default()
     })?;
+    outcome.notes.extend(note);
     match &outcome.ended {
         // Nothing has run yet.
         Ended::NotStarted(e) if outcome.shell_status().is_none() => Err(e.clone().into()),

@@ -402,7 +402,18 @@ fn spawn_failed(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
     a.say(format!("It was not started: {error}."));
     if let Some(cause) = cause {
         a.say(format!("The kernel refused the process because {} was reached.", owned(cause)));
-        a.suggest(Suggestion::WaitAndRetry);
+        if cause.scope != Scope::Call {
+            a.suggest(Suggestion::WaitAndRetry);
+        } else if cause.limit == "pids.max"
+            && let Some(hint) = pids_hint(cause)
+        {
+            // Nothing else is in it: waiting changes nothing.
+            a.say(format!("Retry with the hint {hint}."));
+            a.suggest(Suggestion::RetryWithHint { hint });
+        } else {
+            a.say("Not even its first process has room: it needs a larger limit.");
+            a.suggest(Suggestion::DoNotRetry);
+        }
     } else if matches!(error.kind(), ErrorKind::Busy | ErrorKind::TimedOut) {
         a.suggest(Suggestion::WaitAndRetry);
     } else {

@@ -22,6 +22,8 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const SCHED_EXT: usize = 7;
 /// The child needs a few hundred bytes; builds without optimisation some KiB.
 const STACK: usize = 64 << 10;
+/// So much of it, at the top, is there before the child is.
+const TOUCHED: usize = 16 << 10;
 
 /// What the child does before it becomes the program. All of it is made ready beforehand.
 #[derive(Debug, Default)]
@@ -312,8 +314,11 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
             }
         }
         if !launch.inherit_fds {
-            // Kernel 5.11; before, what we opened is close-on-exec anyway.
-            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            // Now and not by exec, which can take its time: among them are our locks, and if we are
+            // killed meanwhile, the child would hold them. Kernel 5.11; before, what we opened is
+            // close-on-exec anyway.
+            let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, how);
         }
         if let Some(mask) = launch.umask {
             libc::syscall(libc::SYS_umask, mask);
@@ -347,6 +352,14 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
         default_signals();
         exec(shared)
     }
+}
+
+/// The program is an open file, which must stay open until exec.
+fn by_descriptor(launch: &Launch) -> bool {
+    launch.programs.first().is_some_and(|program| {
+        let path = program.to_bytes();
+        path.starts_with(b"/proc/self/fd/") || path.starts_with(b"/dev/fd/")
+    })
 }
 
 /// Each file in turn, as `execvp` does: one that is not there is passed over, one that may not be
@@ -435,6 +448,12 @@ impl Stack {
         if bottom == libc::MAP_FAILED {
             let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOMEM);
             return Err(Errno::from_raw_os_error(errno));
+        }
+        // What the child faults in is paid by its cgroup, page tables included. Below a memory.max
+        // that has no room for them it would fault for ever: the OOM killer spares a vfork child.
+        for page in 1..=TOUCHED / 4096 {
+            // SAFETY: inside the mapping that was just made.
+            unsafe { bottom.byte_add(STACK - page * 4096).cast::<u8>().write_volatile(0) };
         }
         Ok(Self { bottom })
     }

@@ -24,8 +24,6 @@ mod command;
 mod evidence;
 #[cfg(test)]
 mod examples;
-#[cfg(test)]
-mod kernel_tests;
 mod oom;
 mod outcome;
 mod processes;

@@ -19,7 +19,8 @@ use rustix::process::Signal;
 use super::outcome::{Outcome, Stopped};
 use super::running::{Next, Running, Source};
 use super::usage::Usage;
-use crate::{Error, ErrorKind, Result};
+use crate::runtime::check_process;
+use crate::{Error, Result};
 
 /// Where a call's outcome appears.
 #[derive(Debug, Default)]
@@ -131,6 +132,10 @@ impl Inbox {
 
     /// Ends a call by a signal: with its own grace, or the one given.
     pub(super) fn stop(&self, id: u64, why: Stopped, signal: Signal, grace: Option<Duration>) {
+        // In a forked child there is no thread, and the call is not its own.
+        if check_process(self.process).is_err() {
+            return;
+        }
         self.send(Message::Stop { id, why, signal, grace });
     }
 }
@@ -167,14 +172,8 @@ impl Supervisor {
 
     /// The way to the thread, unless this is a forked child.
     pub(super) fn inbox(&self) -> Result<&Arc<Inbox>> {
-        if self.inbox.process == std::process::id() {
-            return Ok(&self.inbox);
-        }
-        Err(Error::new(
-            ErrorKind::InvalidInput,
-            "the runtime was made before this process was forked",
-        )
-        .or_help("make a Runtime of its own in the forked process"))
+        check_process(self.inbox.process)?;
+        Ok(&self.inbox)
     }
 }
 

@@ -810,6 +810,30 @@ fn never_started() {
             vec![S::WaitAndRetry],
         ),
         Row(
+            "the call's pids.max",
+            not_started(libc::EAGAIN).refused_at(0),
+            V::SpawnFailed,
+            call("pids.max", Ends),
+            &["the call's pids.max", "pids:"],
+            vec![S::RetryWithHint { hint: "pids:128".into() }],
+        ),
+        Row(
+            "the call's memory.max",
+            not_started(libc::ENOMEM).at(0, |m| m.oom = 1),
+            V::SpawnFailed,
+            call("memory.max", Ends),
+            &["the call's memory.max", "a larger limit"],
+            vec![S::DoNotRetry],
+        ),
+        Row(
+            "ENOMEM without a limit",
+            not_started(libc::ENOMEM),
+            V::SpawnFailed,
+            None,
+            &["not started"],
+            vec![S::DoNotRetry],
+        ),
+        Row(
             "EAGAIN without a limit",
             not_started(libc::EAGAIN),
             V::SpawnFailed,
@@ -914,8 +938,10 @@ proptest! {
         prop_assert_eq!(text.contains("killed by the kernel for memory"),
             oom_kill && (verdict == V::OomKilled || verdict == V::TimedOut));
         prop_assert_eq!(verdict == V::TimedOut, started && matches!(e.stopped, Some(Stopped::TimedOut(_))));
-        prop_assert_eq!(verdict == V::Cancelled, started && matches!(e.stopped, Some(Stopped::Cancelled(_))));
-        prop_assert_eq!(verdict == V::SpawnFailed, !started);
+        // What was cancelled while it waited is no failure to start.
+        let cancelled = matches!(e.stopped, Some(Stopped::Cancelled(_)));
+        prop_assert_eq!(verdict == V::Cancelled, cancelled);
+        prop_assert_eq!(verdict == V::SpawnFailed, !started && !cancelled);
         if verdict == V::Completed {
             prop_assert_eq!(e.ended.clone(), Ended::Exited(0));
         }

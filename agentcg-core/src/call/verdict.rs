@@ -144,7 +144,11 @@ pub(crate) fn decide(e: &Evidence) -> (Verdict, Option<Cause>) {
         if matches!(e.stopped, Some(Stopped::Cancelled(_))) {
             return (Verdict::Cancelled, None);
         }
-        let refused = refused_fork(e).filter(|_| error.errno() == Some(libc::EAGAIN));
+        let refused = match error.errno() {
+            Some(libc::EAGAIN) => refused_fork(e),
+            Some(libc::ENOMEM) => refused_memory(e),
+            _ => None,
+        };
         return (Verdict::SpawnFailed, refused.map(|c| with_effect(c, Effect::Ended)));
     }
     let oom = oom_kill(e);
@@ -178,6 +182,12 @@ pub(crate) fn decide(e: &Evidence) -> (Verdict, Option<Cause>) {
 
 fn with_effect(cause: Cause, effect: Effect) -> Cause {
     Cause { effect, ..cause }
+}
+
+/// The `memory.max` that had no room for the first process, though nobody could be killed for it.
+fn refused_memory(e: &Evidence) -> Option<Cause> {
+    let level = e.levels.iter().find(|l| l.memory(|m| m.oom))?;
+    Some(level.cause("memory.max", Effect::Hampered))
 }
 
 /// The limit behind an OOM kill in the call. The kernel log says it exactly. Without it: `oom` rises

@@ -11,13 +11,16 @@ use std::sync::{Arc, Weak};
 use libbpf_rs::btf::types::{FuncProto, Typedef};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapType, ProgramInput, UprobeOpts};
+use libbpf_rs::{
+    Iter, Link, MapCore, MapFlags, MapHandle, MapType, ProgramInput, ProgramMut, UprobeOpts,
+};
 use parking_lot::Mutex;
 
 use super::types::EventKind;
 use super::{EventFilter, EventMode, MissingProbe, SyscallTracepoints};
 use crate::bpf::process::intf;
-use crate::bpf::process::skel::{ProcessSkel, ProcessSkelBuilder};
+pub(super) use crate::bpf::process::skel::types::process_loss as Loss;
+use crate::bpf::process::skel::{ProcessProgs, ProcessSkel, ProcessSkelBuilder, types};
 use crate::bpf::{self, Slot, libbpf};
 use crate::cgroup::Cgroup;
 use crate::{Error, ErrorKind, Result};
@@ -58,6 +61,11 @@ pub(super) struct Subscription {
     slot: u32,
     pub(super) ring: MapHandle,
     pub(super) missing: Vec<MissingProbe>,
+    probes: Vec<Probe>,
+    /// Of the probes, before this subscriber came.
+    skipped_before: u64,
+    /// Some events are submitted by programs that cannot start the timer.
+    arms_timer: bool,
 }
 
 impl Subscription {
@@ -82,41 +90,51 @@ impl Subscription {
             },
         )
         .map_err(libbpf("make the ring buffer"))?;
-        let (slot, missing) = {
+        let probes = needed(filter);
+        let (slot, missing, skipped_before) = {
             let mut loaded = monitor.0.lock();
             let free = loaded.subscribers.iter().position(Option::is_none).ok_or_else(|| {
                 Error::new(ErrorKind::Busy, "all 16 event subscribers of this process are in use")
                     .or_help("drop one of the streams")
             })?;
             let slot = free as u32;
-            match loaded.add(slot, filter, &cgroups, &ring) {
-                Ok(missing) => (slot, missing),
+            let added = loaded.add(slot, filter, &probes, &cgroups, &ring);
+            match added.and_then(|missing| Ok((slot, missing, loaded.skipped(&probes)?))) {
+                Ok(added) => added,
                 Err(e) => {
                     loaded.remove(slot);
                     return Err(e);
                 }
             }
         };
-        Ok(Self { monitor, slot, ring, missing })
+        let untimed = probes.iter().any(|p| matches!(p, Probe::FileOpen | Probe::BashReadline));
+        let arms_timer = untimed && !filter.delay.is_zero();
+        Ok(Self { monitor, slot, ring, missing, probes, skipped_before, arms_timer })
     }
 
-    /// What could not be delivered so far.
-    pub(super) fn loss(&self) -> Result<Loss> {
+    /// What could not be delivered so far, [`skipped`](Self::skipped) left out. Costs no system
+    /// call.
+    pub(super) fn loss(&self) -> Loss {
         let loaded = self.monitor.0.lock();
-        let value = loaded
-            .skel
-            .maps
-            .losses
-            .lookup(&self.slot.to_ne_bytes(), MapFlags::ANY)
-            .map_err(libbpf("read the losses"))?
-            .unwrap_or_default();
-        let at = |i: usize| {
-            value
-                .get(i * 8..i * 8 + 8)
-                .and_then(|b| b.try_into().ok())
-                .map_or(0, u64::from_ne_bytes)
-        };
-        Ok(Loss { ring_full: at(0), rate_limited: at(1), read_fault: at(2) })
+        let loss = loaded.skel.maps.bss_data.as_deref().map(|bss| &bss.losses[self.slot as usize]);
+        // SAFETY: a valid reference; volatile, for the programs write while they run.
+        loss.map_or(Loss::default(), |loss| unsafe { std::ptr::read_volatile(loss) })
+    }
+
+    /// How often the kernel passed over one of the probes, with an event perhaps.
+    pub(super) fn skipped(&self) -> Result<u64> {
+        Ok(self.monitor.0.lock().skipped(&self.probes)?.saturating_sub(self.skipped_before))
+    }
+
+    /// The reader has taken events: has the timer wake it for the next ones, where their probes
+    /// cannot.
+    pub(super) fn taken(&self) {
+        if self.arms_timer
+            && let Err(e) = self.monitor.0.lock().on_timer(self.slot, |p| &p.arm_timer)
+        {
+            // Then each event wakes the reader.
+            tracing::debug!("{e}");
+        }
     }
 }
 
@@ -125,17 +143,6 @@ impl Drop for Subscription {
         self.monitor.0.lock().remove(self.slot);
     }
 }
-
-/// `struct process_loss`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Loss {
-    pub(super) ring_full: u64,
-    pub(super) rate_limited: u64,
-    pub(super) read_fault: u64,
-}
-
-const _: () = assert!(size_of::<intf::process_loss>() == 24);
-const _: () = assert!(size_of::<intf::subscriber>() == 40);
 
 impl Monitor {
     fn shared() -> Result<Arc<Self>> {
@@ -199,25 +206,23 @@ impl Loaded {
         &mut self,
         slot: u32,
         filter: &EventFilter,
+        probes: &[Probe],
         cgroups: &[u64],
         ring: &MapHandle,
     ) -> Result<Vec<MissingProbe>> {
         // From here on the slot counts as taken, and `remove` undoes whatever was done.
-        let probes = needed(filter);
-        self.subscribers[slot as usize] = Some(probes.clone());
-        let key = slot.to_ne_bytes();
-        let told = libbpf("tell the process monitor a subscriber");
-        let maps = &self.skel.maps;
-        maps.losses
-            .update(&key, &[0; size_of::<intf::process_loss>()], MapFlags::ANY)
-            .and_then(|()| maps.subscribers.update(&key, &options(filter), MapFlags::ANY))
-            .and_then(|()| {
-                maps.rings.update(&key, &ring.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
-            })
-            .map_err(told)?;
+        self.subscribers[slot as usize] = Some(probes.to_vec());
+        let ring = ring.as_fd().as_raw_fd().to_ne_bytes();
+        self.skel
+            .maps
+            .rings
+            .update(&slot.to_ne_bytes(), &ring, MapFlags::ANY)
+            .map_err(libbpf("tell the process monitor a subscriber"))?;
         self.filters.add(&self.skel, 1 << slot, filter, cgroups)?;
-        self.ready_timer(slot)?;
+        self.on_timer(slot, |progs| &progs.ready_timer)?;
         self.set_global(|bss| {
+            bss.subscribers[slot as usize] = options(filter);
+            bss.losses[slot as usize] = Loss::default();
             bss.marked_slot = slot;
             bss.nr_slots = bss.nr_slots.max(slot + 1);
         });
@@ -225,7 +230,7 @@ impl Loaded {
             // Marks of an earlier subscriber of the slot.
             self.run_iterator(false)?;
         }
-        let missing = self.attach(&probes)?;
+        let missing = self.attach(probes)?;
         self.set_audience(slot, Some(filter));
         let mut missing = missing;
         if filter.tracks()
@@ -246,7 +251,7 @@ impl Loaded {
         let _ = self.skel.maps.rings.delete(&slot.to_ne_bytes());
     }
 
-    fn set_global(&mut self, change: impl FnOnce(&mut crate::bpf::process::skel::types::bss)) {
+    fn set_global(&mut self, change: impl FnOnce(&mut types::bss)) {
         if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
             change(bss);
             bss.filters_in_use = self.filters.in_use();
@@ -275,16 +280,58 @@ impl Loaded {
         });
     }
 
-    fn ready_timer(&self, slot: u32) -> Result<()> {
+    /// Runs a program that readies or arms the timer of a subscriber.
+    fn on_timer<'a>(
+        &'a self,
+        slot: u32,
+        program: impl Fn(&'a ProcessProgs<'static>) -> &'a ProgramMut<'static>,
+    ) -> Result<()> {
+        const FAILED: &str = "set the timer of the process monitor";
         let mut args = slot.to_ne_bytes();
-        let failed = libbpf("ready the timer of the process monitor");
         let input = ProgramInput { context_in: Some(&mut args), ..Default::default() };
-        let output = self.skel.progs.ready_timer.test_run(input).map_err(failed)?;
+        let output = program(&self.skel.progs).test_run(input).map_err(libbpf(FAILED))?;
         if output.return_value != 0 {
-            return Err(Error::new(ErrorKind::Bpf, "ready the timer of the process monitor")
-                .detail(format!("bpf_timer_init returned {}", output.return_value as i32)));
+            return Err(Error::new(ErrorKind::Bpf, FAILED)
+                .detail(format!("it returned {}", output.return_value as i32)));
         }
         Ok(())
+    }
+
+    /// Runs of these probes that the kernel skipped for good since they were loaded: neither the
+    /// program nor its stand-in ran.
+    fn skipped(&self, probes: &[Probe]) -> Result<u64> {
+        let progs = &self.skel.progs;
+        let made_up_for = |hook: u32| {
+            self.skel.maps.bss_data.as_deref().map_or(0, |bss| {
+                // SAFETY: a valid reference; volatile, for the programs write while they run.
+                unsafe { std::ptr::read_volatile(&bss.made_up_for[hook as usize]) }
+            })
+        };
+        let both = |first, stand_in, hook| -> Result<u64> {
+            let stand_in = bpf::recursion_misses(stand_in)?;
+            if stand_in == 0 {
+                return Ok(0);
+            }
+            Ok(skipped_for_good(bpf::recursion_misses(first)?, stand_in, made_up_for(hook)))
+        };
+        let mut sum = 0;
+        for probe in probes.iter().filter(|p| self.links.contains_key(p)) {
+            sum += match probe {
+                Probe::Exec => both(&progs.on_exec, &progs.on_exec_skipped, intf::hook_HOOK_EXEC)?,
+                Probe::Exit => both(&progs.on_exit, &progs.on_exit_skipped, intf::hook_HOOK_EXIT)?,
+                Probe::Fork => both(&progs.on_fork, &progs.on_fork_skipped, intf::hook_HOOK_FORK)?,
+                // Not an event.
+                Probe::CgroupMkdir => 0,
+                Probe::CgroupAttach => bpf::recursion_misses(&progs.on_cgroup_attach)?,
+                Probe::OomKill => bpf::recursion_misses(&progs.on_oom_kill)?,
+                Probe::FileOpen => opens(progs)
+                    .iter()
+                    .map(|(_, program)| bpf::recursion_misses(program))
+                    .sum::<Result<u64>>()?,
+                Probe::BashReadline => bpf::recursion_misses(&progs.on_readline)?,
+            };
+        }
+        Ok(sum)
     }
 
     /// Sets or clears the marks of `marked_slot` at all processes.
@@ -332,10 +379,21 @@ impl Loaded {
     fn attach_one(&self, probe: Probe) -> Result<Vec<Link>> {
         let progs = &self.skel.progs;
         let one = |link: libbpf_rs::Result<Link>, what| Ok(vec![link.map_err(libbpf(what))?]);
+        // The stand-in runs after the program, so it is attached later and detached earlier.
+        let two = |first: &ProgramMut<'_>, stand_in: &ProgramMut<'_>, what| {
+            let first = first.attach().map_err(libbpf(what))?;
+            Ok(vec![stand_in.attach().map_err(libbpf(what))?, first])
+        };
         match probe {
-            Probe::Exec => one(progs.on_exec.attach(), "attach to sched_process_exec"),
-            Probe::Exit => one(progs.on_exit.attach(), "attach to sched_process_exit"),
-            Probe::Fork => one(progs.on_fork.attach(), "attach to sched_process_fork"),
+            Probe::Exec => {
+                two(&progs.on_exec, &progs.on_exec_skipped, "attach to sched_process_exec")
+            }
+            Probe::Exit => {
+                two(&progs.on_exit, &progs.on_exit_skipped, "attach to sched_process_exit")
+            }
+            Probe::Fork => {
+                two(&progs.on_fork, &progs.on_fork_skipped, "attach to sched_process_fork")
+            }
             Probe::CgroupMkdir => one(progs.on_cgroup_mkdir.attach(), "attach to cgroup_mkdir"),
             Probe::CgroupAttach => {
                 one(progs.on_cgroup_attach.attach(), "attach to cgroup_attach_task")
@@ -358,18 +416,27 @@ impl Loaded {
         let tracepoints = SyscallTracepoints::open()?;
         let progs = &self.skel.progs;
         let mut links = Vec::new();
-        for (call, enter) in [
-            ("open", &progs.on_open_enter),
-            ("creat", &progs.on_creat_enter),
-            ("openat", &progs.on_openat_enter),
-            ("openat2", &progs.on_openat2_enter),
-        ] {
-            // The exit first: an entry that nobody takes up would stay marked.
-            links.extend(tracepoints.attach(&format!("sys_exit_{call}"), &progs.on_any_open_exit)?);
-            links.extend(tracepoints.attach(&format!("sys_enter_{call}"), enter)?);
+        for (call, program) in opens(progs) {
+            links.extend(tracepoints.attach(&format!("sys_exit_{call}"), program)?);
         }
         Ok(links)
     }
+}
+
+/// A stand-in is skipped also where there was nothing to make up for; and one that is about to make
+/// up for a run that was skipped just now has not been skipped.
+fn skipped_for_good(first: u64, stand_in: u64, made_up_for: u64) -> u64 {
+    stand_in.min(first.saturating_sub(made_up_for))
+}
+
+/// The system calls that open a file, and the program at the exit of each.
+fn opens<'a>(progs: &'a ProcessProgs<'static>) -> [(&'static str, &'a ProgramMut<'static>); 4] {
+    [
+        ("open", &progs.on_open),
+        ("creat", &progs.on_creat),
+        ("openat", &progs.on_openat),
+        ("openat2", &progs.on_openat2),
+    ]
 }
 
 fn set_bit(mask: &mut u32, bit: u32, on: bool) {
@@ -419,24 +486,19 @@ fn record_kind(kind: EventKind) -> u32 {
     }
 }
 
-/// `struct subscriber`, as bytes.
-fn options(filter: &EventFilter) -> Vec<u8> {
+fn options(filter: &EventFilter) -> types::subscriber {
     let ns = |d: std::time::Duration| d.as_nanos().min(u128::from(u64::MAX)) as u64;
     let ring_bytes = filter.buffer_bytes.next_power_of_two();
-    let mut bytes = Vec::with_capacity(size_of::<intf::subscriber>());
-    for long in [ns(filter.min_duration), ns(filter.delay), ns(filter.open_window)] {
-        bytes.extend(long.to_ne_bytes());
-    }
-    for int in [
-        filter.open_rate,
+    types::subscriber {
+        min_duration_ns: ns(filter.min_duration),
+        delay_ns: ns(filter.delay),
+        open_window_ns: ns(filter.open_window),
+        open_rate: filter.open_rate,
         // A record must fit the ring with room to spare.
-        filter.args_bytes.min(ring_bytes / 4),
+        args_max: filter.args_bytes.min(ring_bytes / 4),
         ring_bytes,
-        std::process::id(),
-    ] {
-        bytes.extend(int.to_ne_bytes());
+        reader: std::process::id(),
     }
-    bytes
 }
 
 /// What the kernel's filter maps hold: for each key, the subscribers that named it.
@@ -568,6 +630,15 @@ fn prefix_key(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_stand_in_made_up_for_is_not_lost() {
+        for (first, stand_in, made_up_for, lost) in
+            [(5, 0, 5, 0), (5, 0, 4, 0), (5, 2, 5, 0), (5, 1, 4, 1), (5, 3, 3, 2), (0, 3, 0, 0)]
+        {
+            assert_eq!(skipped_for_good(first, stand_in, made_up_for), lost);
+        }
+    }
 
     #[test]
     fn a_prefix_stands_for_the_shorter_ones_too() {

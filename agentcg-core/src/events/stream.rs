@@ -18,6 +18,8 @@ use crate::{Error, Result};
 
 /// Records taken from the ring at most before events are handed out.
 const BATCH: usize = 512;
+/// How often the kernel is asked at most whether it skipped a probe: that takes system calls.
+const SKIPPED_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A probe that could not be attached; the others work.
 #[derive(Debug)]
@@ -39,12 +41,16 @@ pub struct EventStats {
     pub rate_limited: u64,
     /// Delivered, with a path or arguments missing.
     pub read_fault: u64,
+    /// Processes and opens for which the kernel had no memory.
+    pub map_full: u64,
+    /// Runs of a probe that the kernel skipped.
+    pub recursion: u64,
 }
 
 impl EventStats {
     /// Events that were not delivered.
     pub fn dropped(&self) -> u64 {
-        self.ring_full + self.rate_limited
+        self.ring_full + self.rate_limited + self.map_full + self.recursion
     }
 }
 
@@ -63,6 +69,8 @@ pub struct EventStream {
     batch: VecDeque<Record>,
     subscription: Subscription,
     reported: Loss,
+    skipped_reported: u64,
+    skipped_read: Instant,
     received: u64,
     names: CgroupNames,
 }
@@ -93,6 +101,8 @@ impl EventStream {
             batch: VecDeque::new(),
             subscription,
             reported: Loss::default(),
+            skipped_reported: 0,
+            skipped_read: Instant::now(),
             received: 0,
             names,
         })
@@ -108,12 +118,14 @@ impl EventStream {
     /// # Errors
     /// `Bpf` when the kernel's counters cannot be read.
     pub fn stats(&self) -> Result<EventStats> {
-        let loss = self.subscription.loss()?;
+        let loss = self.subscription.loss();
         Ok(EventStats {
             received: self.received,
             ring_full: loss.ring_full,
             rate_limited: loss.rate_limited,
             read_fault: loss.read_fault,
+            map_full: loss.map_full,
+            recursion: self.subscription.skipped()?,
         })
     }
 
@@ -172,6 +184,15 @@ impl EventStream {
         }
     }
 
+    fn newly_skipped(&mut self) -> Result<u64> {
+        if self.skipped_read.elapsed() < SKIPPED_INTERVAL {
+            return Ok(0);
+        }
+        self.skipped_read = Instant::now();
+        let now = self.subscription.skipped()?.max(self.skipped_reported);
+        Ok(now - std::mem::replace(&mut self.skipped_reported, now))
+    }
+
     /// Takes a batch from the ring, then looks whether the kernel had to drop something.
     fn drain(&mut self) -> Result<()> {
         let n = self.ring.consume_raw_n(BATCH);
@@ -183,12 +204,17 @@ impl EventStream {
             ));
         }
         std::mem::swap(&mut self.batch, &mut self.queue.lock());
-        let now = self.subscription.loss()?;
+        if n > 0 {
+            self.subscription.taken();
+        }
+        let now = self.subscription.loss();
         let before = std::mem::replace(&mut self.reported, now);
         for (count, reason) in [
             (now.ring_full - before.ring_full, DropReason::RingFull),
             (now.rate_limited - before.rate_limited, DropReason::RateLimited),
             (now.read_fault - before.read_fault, DropReason::ReadFault),
+            (now.map_full - before.map_full, DropReason::MapFull),
+            (self.newly_skipped()?, DropReason::Recursion),
         ] {
             if count > 0 {
                 self.batch.push_back(Record::Event(Event::Dropped(Dropped { count, reason })));

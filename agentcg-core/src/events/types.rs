@@ -321,6 +321,13 @@ pub enum DropReason {
     RateLimited,
     /// The event was delivered, but its path or some of its arguments could not be read.
     ReadFault,
+    /// The kernel had no memory to remember a process or an open; a process that is not remembered
+    /// is not tracked, and its descendants are not.
+    MapFull,
+    /// The kernel skipped a probe, for another task on that CPU was in the middle of it. What it
+    /// would have reported is not known: perhaps nothing that the stream wants, and perhaps a
+    /// process to track.
+    Recursion,
 }
 
 impl Event {

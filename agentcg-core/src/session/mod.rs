@@ -334,6 +334,7 @@ impl Session {
     }
 
     pub(crate) fn new_call(&self, name: Option<&str>) -> Result<NewCall> {
+        self.root.check_process()?;
         self.calls()?.new_call(name)
     }
 
@@ -362,6 +363,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.root.check_process().is_err() {
+            return;
+        }
         if let Err(e) = self.leave() {
             tracing::warn!("session {} stays: {e}", self.name);
         }

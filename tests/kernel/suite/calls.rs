@@ -92,7 +92,7 @@ impl Place {
     }
 }
 
-fn text(outcome: &Outcome) -> String {
+pub fn text(outcome: &Outcome) -> String {
     outcome
         .stdout
         .as_ref()
@@ -100,12 +100,12 @@ fn text(outcome: &Outcome) -> String {
         .unwrap_or_default()
 }
 
-fn exited(outcome: &Outcome, status: i32) -> Result<()> {
+pub fn exited(outcome: &Outcome, status: i32) -> Result<()> {
     ensure!(matches!(outcome.ended, Ended::Exited(s) if s == status), "{outcome:?}");
     Ok(())
 }
 
-fn gone(pid: i32) -> bool {
+pub fn gone(pid: i32) -> bool {
     // A zombie whose new parent is slow to collect it is dead all the same.
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_or(true, |s| s.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
@@ -138,8 +138,14 @@ fn as_std_process() -> Result<()> {
     let outcome =
         place.sh("yes | head -n 1; grep -E 'SigBlk|SigIgn' /proc/self/status").output()?;
     ensure!(text(&outcome).starts_with("y\n"));
-    ensure!(text(&outcome).matches("0000000000000000").count() == 2, "{outcome:?}");
-    let outcome = place.sh("ps -o sid= -p $$; echo $$").new_session(true).output()?;
+    let said = text(&outcome);
+    let mask = |name: &str| {
+        let line = said.lines().find_map(|l| l.strip_prefix(name)).context("no such line")?;
+        Ok::<_, anyhow::Error>(u64::from_str_radix(line.trim(), 16)?)
+    };
+    // What else is ignored is inherited: a shell's background jobs ignore SIGINT.
+    ensure!(mask("SigBlk:")? == 0 && mask("SigIgn:")? & (1 << (libc::SIGPIPE - 1)) == 0, "{said}");
+    let outcome = place.sh("cut -d ' ' -f 6 /proc/$$/stat; echo $$").new_session(true).output()?;
     let words: Vec<_> = text(&outcome).split_whitespace().map(str::to_owned).collect();
     ensure!(words[0] == words[1], "{outcome:?}");
     place.close()

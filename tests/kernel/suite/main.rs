@@ -7,10 +7,15 @@
 //! | `support.rs` | needs, test cgroups, workers, the programs under test |
 //! | `worker.rs` | what child processes of the tests do |
 //! | `cgroups.rs`, `runtime.rs`, `calls.rs`, `scheduler.rs`, `memory.rs`, `events.rs` | the library |
+//! | `storm.rs` | many calls at once |
+//! | `crash.rs`, `confined.rs` | a harness that was killed; less allowed than usual |
 //! | `doctor.rs`, `programs.rs`, `run.rs` | the programs |
+//! | `verdicts.rs` | a table of ways in which a call can end |
 
 mod calls;
 mod cgroups;
+mod confined;
+mod crash;
 mod doctor;
 mod events;
 mod memory;
@@ -18,11 +23,13 @@ mod programs;
 mod run;
 mod runtime;
 mod scheduler;
+mod storm;
 mod support;
+mod verdicts;
 mod worker;
 
 use libtest_mimic::{Arguments, Trial};
-use support::{Machine, Test};
+use support::{Machine, Need, Test};
 
 fn main() {
     if let Some(job) = std::env::args().nth(1).filter(|a| a.starts_with("worker=")) {
@@ -42,13 +49,26 @@ fn main() {
         doctor::tests(),
         programs::tests(),
         run::tests(),
+        crash::tests(),
+        confined::tests(),
+        storm::tests(),
     ]
     .concat();
-    let trials = all.into_iter().map(|test| {
-        let missing = machine.missing(test.needs);
-        Trial::test(test.name, move || (test.run)().map_err(|e| format!("{e:#}").into()))
-            .with_ignored_flag(!missing.is_empty())
-            .with_kind(missing)
+    let tests = all.into_iter().map(|t| trial(&machine, t.name.into(), t.needs, t.run));
+    let verdicts = verdicts::rows().into_iter().map(|row| {
+        trial(&machine, format!("verdicts::{}", row.name), row.needs, move || row.run())
     });
-    libtest_mimic::run(&args, trials.collect()).exit();
+    libtest_mimic::run(&args, tests.chain(verdicts).collect()).exit();
+}
+
+fn trial(
+    machine: &Machine,
+    name: String,
+    needs: &[Need],
+    run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    let missing = machine.missing(needs);
+    Trial::test(name, move || run().map_err(|e| format!("{e:#}").into()))
+        .with_ignored_flag(!missing.is_empty())
+        .with_kind(missing)
 }

@@ -314,7 +314,7 @@ fn killed() -> Result<()> {
     ensure!(inside()?);
     let mut run = Running::start("agentcgroupd", &args)?;
     run.wait_for("ready")?;
-    ensure!(run.says("that a killed process left")?, "{}", run.text()?);
+    ensure!(run.says("what a killed process left")?, "{}", run.text()?);
     ensure!(path_of(child.0.id() as i32)? == mount_point()?);
     run.stop(libc::SIGTERM)?;
     ensure!(!root()?.exists());

@@ -21,6 +21,8 @@ pub enum Need {
     NoSchedExt,
     Psi,
     Swap,
+    /// A machine of the kernel lab, which nobody else uses.
+    Lab,
 }
 
 #[derive(Clone, Copy)]
@@ -63,6 +65,7 @@ impl Machine {
             Need::Swap => {
                 std::fs::read_to_string("/proc/swaps").is_ok_and(|t| t.lines().count() > 1)
             }
+            Need::Lab => std::env::var_os("AGENTCG_LAB").is_some(),
         }
     }
 }
