@@ -23,6 +23,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::a_new_weight_counts_at_once", needs: HERE, run: reweigh },
         Test { name: "scheduler::cpu_max_holds_at_every_level", needs: HERE, run: cpu_max },
         Test { name: "scheduler::a_new_cpu_max_counts_at_once", needs: HERE, run: new_cpu_max },
+        Test { name: "scheduler::a_tiny_cpu_max_is_no_stall", needs: HERE, run: tiny_cpu_max },
+        Test { name: "scheduler::who_is_held_back_can_be_killed", needs: HERE, run: kill_held },
         Test { name: "scheduler::cgroups_come_and_go_under_load", needs: HERE, run: churn },
         Test { name: "scheduler::agents_only", needs: HERE, run: agents },
         Test { name: "scheduler::a_second_one_is_refused_by_name", needs: HERE, run: second },
@@ -167,6 +169,41 @@ fn new_cpu_max() -> Result<()> {
     step("a long period again", 0.0, 0.05)?;
     unlimit(a)?;
     step("lifted", 1.0, 2.1)
+}
+
+/// Forty tasks on 1 % of a CPU: each has its turn rarely, while the kernel takes a task that did
+/// not run for 20 s for a stall.
+fn tiny_cpu_max() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let tiny = place.child("tiny")?;
+    let other = place.child("other")?;
+    // Limited only now: to start programs takes time too.
+    let burn = Burn::start(vec![tiny], 40)?;
+    let _other = Burn::start(vec![other], 2)?;
+    limit(&burn.groups[0], 0.01)?;
+    let scheduler = attach_default()?;
+    let got = cores(&burn, 40)?;
+    ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+    ensure!((0.005..0.03).contains(&got[0]), "{got:.3?}");
+    Ok(())
+}
+
+fn kill_held() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let scheduler = attach_default()?;
+    let burn = Burn::start(vec![place.child("held")?], 4)?;
+    let held = &burn.groups[0];
+    held.set_cpu_max(CpuMax {
+        quota: Some(Duration::from_millis(1)),
+        period: Duration::from_secs(1),
+    })?;
+    std::thread::sleep(Duration::from_millis(500));
+    held.kill()?;
+    let at = Instant::now();
+    eventually("all are gone", || Ok(!held.events()?.populated))?;
+    ensure!(at.elapsed() < Duration::from_secs(8), "{:?}", at.elapsed());
+    ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+    Ok(())
 }
 
 /// The host may be busy beside the guest, which distorts single runs: the median of up to five,
