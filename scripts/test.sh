@@ -86,6 +86,8 @@ parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
 bad=0
 table=
+said=$(mktemp -d)
+trap 'rm -r "$said"' EXIT
 for part in "${parts[@]}"; do
   [[ " ${all[*]} " == *" $part "* ]] || {
     echo "test.sh: there is no part $part; the parts: ${all[*]}" >&2
@@ -93,8 +95,12 @@ for part in "${parts[@]}"; do
   }
   echo "==> $part"
   since=$SECONDS
-  if "$part"; then word=ok; else word=FAILED bad=1; fi
+  if "$part" 2>&1 | tee "$said/$part"; then word=ok && rm "$said/$part"; else word=FAILED bad=1; fi
   table+=$(printf '%-10s %-7s %4d s' "$part" $word $((SECONDS - since)))$'\n'
+done
+# Whoever sees the end of a long log only sees why it failed.
+for part in "$said"/*; do
+  [ -e "$part" ] && printf '\n==> the end of %s\n' "${part##*/}" && tail -n 30 "$part"
 done
 printf '\n%s%-10s %-7s %4d s\n' "$table" all "$([ $bad = 0 ] && echo ok || echo FAILED)" $SECONDS
 exit $bad

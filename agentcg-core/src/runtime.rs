@@ -477,10 +477,13 @@ impl Root {
     }
 
     fn give_room_back(&self) -> Result<()> {
+        if self.outside.file_name() != Some(OCCUPANTS.as_ref()) {
+            return Ok(());
+        }
         let Some(parent) = self.outside.parent() else { return Ok(()) };
         let parent = Cgroup::open(parent)?;
         // Where others there rely on the controllers, no process may live beside them.
-        if !self.has_room_in(&parent) || !parent.subtree_control()?.is_empty() {
+        if !parent.subtree_control()?.is_empty() {
             return Ok(());
         }
         let room = Cgroup::open(&self.outside)?;

@@ -210,19 +210,10 @@ def run(
         result = Report(kernel.name, round(time.monotonic() - began, 1), reader.binaries, reader.tests)
         if file:
             result.write(file)
-    _print_failures(result)
+    result.print_failures()
+    print(f"\n{result.kernel}: {result.summary()}", flush=True)
     if status in (guest.TIMED_OUT, guest.GUEST_DIED):
         return status
     if not result.count(OK):
         print(f"lab: {kernel.name}: no test passed, so nothing was tested", file=sys.stderr)
     return 0 if result.good() else 1
-
-
-def _print_failures(result: Report) -> None:
-    for test in result.tests:
-        if test.status == FAILED:
-            print(f"\n---- {result.kernel} {test.title} ----\n{test.output or 'no output'}")
-    for binary in result.binaries:
-        if binary.problem:
-            print(f"\n---- {result.kernel} {binary.name} ----\n{binary.problem}")
-    print(f"\n{result.kernel}: {result.summary()}", flush=True)

@@ -60,6 +60,15 @@ class Report:
         """The totals in one line."""
         return f"{self.count(OK)} passed, {self.count(FAILED)} failed, {self.count(SKIPPED)} skipped"
 
+    def print_failures(self) -> None:
+        """What the failed tests and programs said."""
+        for test in self.tests:
+            if test.status == FAILED:
+                print(f"\n---- {self.kernel} {test.title} ----\n{test.output or 'no output'}")
+        for binary in self.binaries:
+            if binary.problem:
+                print(f"\n---- {self.kernel} {binary.name} ----\n{binary.problem}")
+
     def write(self, path: Path) -> None:
         """Save as JSON."""
         try:
@@ -96,13 +105,11 @@ def summarise(paths: Sequence[Path]) -> int:
     for title in titles:
         print(row(title, [mark.get(result.get(title, ""), "-") for result in results]))
     bad = [report.kernel for report in reports if not report.good()]
-    for report in reports:
-        for binary in report.binaries:
-            if binary.problem:
-                print(f"{report.kernel}: {binary.problem.splitlines()[0]}")
     nowhere = [title for title in titles if not any(result.get(title) in mark for result in results)]
     for title in nowhere:
         print(f"skipped on every kernel: {title}")
+    for report in reports:
+        report.print_failures()
     passed, failed = (sum(report.count(which) for report in reports) for which in (OK, FAILED))
     if bad:
         print(f"not good on {', '.join(bad)}")

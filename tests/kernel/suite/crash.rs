@@ -92,12 +92,29 @@ fn live_at(pids: &[i32], cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Ends what was moved out, also what it has started meanwhile.
 fn end(pids: &[i32]) -> Result<()> {
-    for pid in pids {
-        // SAFETY: a signal to a process that was left behind.
-        unsafe { libc::kill(*pid, libc::SIGKILL) };
-    }
+    eventually("all that was moved out has ended", || {
+        let strays = strays()?;
+        for pid in &strays {
+            // SAFETY: a signal to a process that a call of ours has left.
+            unsafe { libc::kill(*pid, libc::SIGKILL) };
+        }
+        Ok(strays.is_empty())
+    })?;
     dead(pids)
+}
+
+/// Processes of calls of the session `s`, told by their environment, that are in no session.
+fn strays() -> Result<Vec<i32>> {
+    let outside = mount_point()?;
+    let pids = std::fs::read_dir("/proc")?.filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let ours = environment.split(|b| *b == 0).any(|v| v == b"AGENTCG_SESSION=s");
+        (ours && !gone(pid) && path_of(pid).is_ok_and(|p| p == outside)).then_some(pid)
+    });
+    Ok(pids.collect())
 }
 
 /// A process leaves its cgroup shortly before it is dead.

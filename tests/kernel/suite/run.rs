@@ -1,6 +1,7 @@
 //! `agentcg run`, `agentcg-bash` and what looks at calls from outside, as a user runs them.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -71,15 +72,24 @@ impl Place {
 
     /// `agentcg run OPTIONS... -- sh -c SCRIPT`, running.
     fn start(&self, options: &[&str], script: &str) -> Result<Running> {
-        let child = self
-            .command("agentcg")?
+        let mut command = self.command("agentcg")?;
+        command
             .arg("run")
             .args(options)
             .args(["--", "sh", "-c", script])
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        Ok(Running(Some(child)))
+            .stderr(Stdio::piped());
+        // SAFETY: system calls only, between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Whoever started us may have had them ignored, as nohup and background jobs do.
+                for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
+        Ok(Running(Some(command.spawn()?)))
     }
 
     fn file(&self, name: &str) -> String {
