@@ -50,6 +50,12 @@ char _license[] SEC("license") = "GPL";
 /* A task held back so long runs for an instant: the kernel's watchdog counts from when it last ran.
  */
 #define MAX_HELD 5000000000ULL
+/* Who is held back on request has one part in so many of one CPU. */
+#define HELD_PART 20
+#define HELD_PERIOD 100000000ULL
+
+#define SIGNAL_GROUP_EXIT 0x4
+#define SIGKILL_BIT (1ULL << 8)
 
 const volatile struct sched_config cfg = {
     .slice_ns = 5000000,
@@ -213,28 +219,54 @@ static bool limits_reported(void)
 	return bpf_core_field_exists(((struct sched_ext_ops *)0)->cgroup_set_bandwidth);
 }
 
-/* A new limit starts with a full quota. */
-static void set_limit(struct sched_cgroup *cg, u64 quota, u64 period, u64 burst)
+/*
+ * Puts in force what is the least: cpu.max, or the quota of who is held back. A new limit starts
+ * with a full quota.
+ */
+static void enforce(struct sched_cgroup *cg)
 {
-	u64 now = scx_bpf_now();
-	bool was, throttled;
+	u64 now = scx_bpf_now(), quota, period, burst;
+	bool was, throttled, changed;
 
 	bpf_spin_lock(&cg->lock);
-	was = cg->quota;
+	quota = cg->max.quota;
+	period = cg->max.period;
+	burst = cg->max.burst;
+	if (cg->held_until && !before(now, cg->held_until))
+		cg->held_until = 0;
+	if (cg->held_until && (!quota || quota > period / HELD_PART)) {
+		quota = HELD_PERIOD / HELD_PART;
+		period = HELD_PERIOD;
+		burst = 0;
+	}
+	was = cg->now.quota;
 	throttled = cg->throttled;
-	cg->quota = quota;
-	cg->period = period;
-	cg->burst = burst;
-	cg->budget = quota;
-	cg->refilled = now;
+	changed = quota != cg->now.quota || period != cg->now.period || burst != cg->now.burst;
+	if (changed) {
+		cg->now.quota = quota;
+		cg->now.period = period;
+		cg->now.burst = burst;
+		cg->budget = quota;
+		cg->refilled = now;
+	}
 	bpf_spin_unlock(&cg->lock);
 	if (was != !!quota) {
 		__sync_fetch_and_add(&nr_limited, was ? -1 : 1);
 		__sync_fetch_and_add(&limits, 1);
 	}
 	/* Looks at the new one at once. */
-	if (throttled)
+	if (changed && throttled)
 		bpf_timer_start(&cg->timer, 0, 0);
+}
+
+static void set_limit(struct sched_cgroup *cg, u64 quota, u64 period, u64 burst)
+{
+	bpf_spin_lock(&cg->lock);
+	cg->max.quota = quota;
+	cg->max.period = period;
+	cg->max.burst = burst;
+	bpf_spin_unlock(&cg->lock);
+	enforce(cg);
 }
 
 /* Reads cpu.max where the kernel keeps it. */
@@ -251,7 +283,8 @@ static void check_limit(struct sched_cgroup *cg, u64 now)
 	burst = BPF_CORE_READ(group, cfs_bandwidth.burst);
 	if ((s64)quota < 0 || !period)
 		quota = 0;
-	if (quota != cg->quota || (quota && (period != cg->period || burst != cg->burst)))
+	if (quota != cg->max.quota ||
+	    (quota && (period != cg->max.period || burst != cg->max.burst)))
 		set_limit(cg, quota, period, burst);
 }
 
@@ -296,7 +329,7 @@ __noinline u64 limited(u64 id)
 
 		if (!next)
 			break;
-		if (next->quota) {
+		if (next->now.quota) {
 			found = at;
 			break;
 		}
@@ -310,9 +343,9 @@ __noinline u64 limited(u64 id)
 /* Under the lock. Returns the time until the next refill. */
 static __always_inline u64 refill(struct sched_cgroup *cg, u64 now)
 {
-	u64 period = cg->period, passed, most = cg->quota + cg->burst;
+	u64 period = cg->now.period, passed, most = cg->now.quota + cg->now.burst;
 
-	if (!cg->quota || !period || before(now, cg->refilled))
+	if (!cg->now.quota || !period || before(now, cg->refilled))
 		return MAX_PAUSE;
 	passed = (now - cg->refilled) / period;
 	if (passed) {
@@ -320,7 +353,7 @@ static __always_inline u64 refill(struct sched_cgroup *cg, u64 now)
 		/* More than it can owe or save. */
 		if (passed > 1000000)
 			passed = 1000000;
-		cg->budget += passed * cg->quota;
+		cg->budget += passed * cg->now.quota;
 		if (cg->budget > (s64)most)
 			cg->budget = most;
 	}
@@ -345,7 +378,7 @@ __noinline int spend(u64 id, u64 used, u64 now)
 		bpf_spin_lock(&cg->lock);
 		pause = refill(cg, now);
 		cg->budget -= used;
-		if (cg->quota && cg->budget <= 0 && !cg->throttled) {
+		if (cg->now.quota && cg->budget <= 0 && !cg->throttled) {
 			cg->throttled = now;
 			over = true;
 		}
@@ -411,10 +444,17 @@ static void unhold(struct task_ctx *tc)
 		__sync_fetch_and_add(&cg->holding, -1);
 }
 
+/* On its way out: it can only give back what it has. */
+static bool dying(struct task_struct *p)
+{
+	return (p->flags & PF_EXITING) || (p->signal->flags & SIGNAL_GROUP_EXIT) ||
+	       (p->pending.signal.sig[0] & SIGKILL_BIT);
+}
+
 /* The cgroup whose quota is used up so that the task may not run: its id, or 0. */
 static u64 throttled_by(struct task_struct *p, struct task_ctx *tc)
 {
-	if (!nr_throttled || tc->touch || serves_cpu(p))
+	if (!nr_throttled || tc->touch || serves_cpu(p) || dying(p))
 		return 0;
 	return throttled_at(tc->cgroup);
 }
@@ -441,7 +481,10 @@ static u64 hold(struct task_struct *p, struct task_ctx *tc)
 	return 0;
 }
 
-/* Puts what a cgroup held back into the queue; with `since`, only what has not run since then. */
+/*
+ * Puts what a cgroup held back into the queue; with `since`, only what has not run since then, and
+ * what has been killed meanwhile.
+ */
 static void release(u64 id, u64 since)
 {
 	struct task_struct *p;
@@ -455,7 +498,7 @@ static void release(u64 id, u64 since)
 
 		if (!tc)
 			continue;
-		if (since) {
+		if (since && !dying(p)) {
 			if (!before(tc->waits, since))
 				continue;
 			tc->touch = true;
@@ -477,10 +520,15 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 
 	if (!limits_reported())
 		check_limit(cg, now);
+	if (cg->held_until)
+		enforce(cg);
 	bpf_spin_lock(&cg->lock);
 	pause = refill(cg, now);
-	if (cg->throttled && (!cg->quota || cg->budget > 0)) {
-		cg->own.throttled_ns += now - cg->throttled;
+	if (cg->throttled && (!cg->now.quota || cg->budget > 0)) {
+		if (cg->now.quota == cg->max.quota)
+			cg->own.throttled_ns += now - cg->throttled;
+		else
+			cg->own.held_ns += now - cg->throttled;
 		cg->throttled = 0;
 		lift = true;
 	}
@@ -493,10 +541,11 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 		release(id, now - MAX_HELD);
 	} else {
 		release(id, 0);
-		if (!cg->holding)
-			return 0;
 		/* Some are on their way here. */
-		pause = MIN_SLICE;
+		if (cg->holding)
+			pause = MIN_SLICE;
+		else if (!cg->held_until)
+			return 0;
 	}
 	bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
 	return 0;
@@ -859,21 +908,17 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_cgroup_init, struct cgroup *cgrp,
 	cg->parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
 	cg->finish = vtime_now;
 	if (bpf_core_field_exists(args->bw_quota_us)) {
-		cg->quota = or_none(args->bw_quota_us);
-		cg->period = args->bw_period_us * 1000;
-		cg->burst = args->bw_burst_us * 1000;
-		cg->budget = cg->quota;
-		cg->refilled = scx_bpf_now();
+		cg->max.quota = or_none(args->bw_quota_us);
+		cg->max.period = args->bw_period_us * 1000;
+		cg->max.burst = args->bw_burst_us * 1000;
 	}
 	err = bpf_timer_init(&cg->timer, &sched_cgroups, CLOCK_MONOTONIC);
 	if (!err)
 		err = bpf_timer_set_callback(&cg->timer, look_at_limit);
 	if (!err)
 		err = scx_bpf_create_dsq(id, -1);
-	if (!err && cg->quota) {
-		__sync_fetch_and_add(&nr_limited, 1);
-		__sync_fetch_and_add(&limits, 1);
-	}
+	if (!err)
+		enforce(cg);
 	return err;
 }
 
@@ -886,6 +931,7 @@ static void add_usage(struct sched_usage *to, struct sched_usage *from)
 	__sync_fetch_and_add(&to->preemptions, from->preemptions);
 	__sync_fetch_and_add(&to->migrations, from->migrations);
 	__sync_fetch_and_add(&to->throttled_ns, from->throttled_ns);
+	__sync_fetch_and_add(&to->held_ns, from->held_ns);
 	for (i = 0; i < SCHED_WAITS; i++)
 		__sync_fetch_and_add(&to->waits[i], from->waits[i]);
 }
@@ -897,6 +943,7 @@ void BPF_STRUCT_OPS(agentcg_cgroup_exit, struct cgroup *cgrp)
 
 	if (!cg)
 		return;
+	cg->held_until = 0;
 	set_limit(cg, 0, 0, 0);
 	bpf_spin_lock(&cg->lock);
 	throttled = cg->throttled;
@@ -911,6 +958,26 @@ void BPF_STRUCT_OPS(agentcg_cgroup_exit, struct cgroup *cgrp)
 	}
 	scx_bpf_destroy_dsq(id);
 	bpf_map_delete_elem(&sched_cgroups, &id);
+}
+
+/* Holds a cgroup back for some time, or ends that; user space calls it. */
+SEC("syscall")
+int hold_back(struct sched_hold *hold)
+{
+	struct sched_cgroup *cg;
+	int err = -ENOENT;
+
+	bpf_rcu_read_lock();
+	cg = cgroup_by_id(hold->cgroup);
+	if (cg) {
+		cg->held_until = hold->hold_ns ? scx_bpf_now() + hold->hold_ns : 0;
+		enforce(cg);
+		/* Sees when it expires. */
+		bpf_timer_start(&cg->timer, 0, 0);
+		err = 0;
+	}
+	bpf_rcu_read_unlock();
+	return err;
 }
 
 /* Called with quota_us all ones when the limit is lifted. */

@@ -25,7 +25,21 @@ struct sched_usage {
 	u64 preemptions;  /* times a task lost the CPU and wanted to go on */
 	u64 migrations;   /* times a task ran on another CPU than before */
 	u64 throttled_ns; /* for how long its quota was used up, until the last time that ended */
+	u64 held_ns;      /* the same, of the quota of who is held back on request */
 	u64 waits[SCHED_WAITS];
+};
+
+/* cpu.max */
+struct sched_limit {
+	u64 quota;  /* run time in each period, ns; 0 is no limit */
+	u64 period; /* ns */
+	u64 burst;  /* cpu.max.burst, ns */
+};
+
+/* What the program hold_back is asked to do. */
+struct sched_hold {
+	u64 cgroup;  /* id */
+	u64 hold_ns; /* for how long from now; 0 ends it */
 };
 
 /* A cgroup as the scheduler sees it; the map is keyed by its id. */
@@ -35,9 +49,9 @@ struct sched_cgroup {
 	u64 finish;        /* virtual time at which what was granted so far ends */
 	struct bpf_timer timer; /* runs while tasks are held back here */
 	u64 group;              /* its struct task_group, for kernels that do not report cpu.max */
-	u64 quota;              /* cpu.max: run time in each period, ns; 0 is no limit */
-	u64 period;             /* ns */
-	u64 burst;              /* cpu.max.burst, ns */
+	struct sched_limit max; /* as somebody has set it */
+	struct sched_limit now; /* what is in force */
+	u64 held_until;         /* it is held back on request; 0: it is not */
 	s64 budget;             /* of the quota, what is left; below 0 it is owed */
 	u64 refilled;           /* when the current period began */
 	u64 checked;            /* when cpu.max was last looked at */
@@ -49,7 +63,7 @@ struct sched_cgroup {
 	u32 given;              /* the part of the parent's active_weight that stems from here */
 	u32 self;               /* the part of active_weight that stems from its own tasks */
 	s32 nr_runnable;        /* its own tasks, running or waiting */
-	/* active_weight, self, nr_runnable, finish, children's given; quota to refilled, throttled
+	/* active_weight, self, nr_runnable, finish, children's given; now to refilled, throttled
 	 */
 	struct bpf_spin_lock lock;
 	struct sched_usage own;  /* of its own tasks */

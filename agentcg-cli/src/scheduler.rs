@@ -174,18 +174,18 @@ fn runtimes(scheduler: &Scheduler, top: &Cgroup) -> Result<HashMap<PathBuf, Cgro
 fn session_table(sessions: &[SessionStats]) -> String {
     let mut text = String::new();
     if !sessions.is_empty() {
-        text +=
-            "\n share    run ms  wait p50  wait p99 µs  throttled ms  preempted  migrated  session";
+        text += "\n share    run ms  wait p50  wait p99 µs  throttled ms  held ms  preempted  migrated  session";
     }
     for s in sessions {
         let micros = |t: Option<u64>| t.map_or("-".to_owned(), |t| t.to_string());
         text += &format!(
-            "\n{:5.1}%  {:8}  {:>8}  {:>11}  {:12}  {:9}  {:8}  {}",
+            "\n{:5.1}%  {:8}  {:>8}  {:>11}  {:12}  {:7}  {:9}  {:8}  {}",
             s.share * 100.0,
             s.run_us / 1000,
             micros(s.wait_p50_us),
             micros(s.wait_p99_us),
             s.throttled_us / 1000,
+            s.held_back_us / 1000,
             s.preemptions,
             s.migrations,
             s.session

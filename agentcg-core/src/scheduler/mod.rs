@@ -1,6 +1,7 @@
 //! The CPU scheduler: `bpf/scheduler.bpf.c`, a sched_ext scheduler that shares the CPU by
 //! `cpu.weight` over the flattened cgroup hierarchy.
 
+mod brake;
 mod exit;
 mod policy;
 mod usage;
@@ -20,6 +21,7 @@ use crate::bpf::{self, Slot};
 use crate::cgroup::Cgroup;
 use crate::{Error, ErrorKind, Result};
 
+pub use brake::Brake;
 pub use exit::{SchedulerExit, SchedulerExitKind};
 pub(crate) use policy::use_sched_ext;
 pub use usage::{CgroupUsage, SessionStats, WaitTimes};
@@ -94,6 +96,7 @@ pub struct Scheduler {
     // Order matters: the link and the ring go before the object.
     link: Option<Link>,
     exit_ring: RingBuffer<'static>,
+    brake: Brake,
     skel: SchedulerSkel<'static>,
     _slot: Slot,
     scope: SchedulerScope,
@@ -134,6 +137,7 @@ impl Scheduler {
         let scheduler = Self {
             link: Some(link),
             exit_ring,
+            brake: Brake::new(&skel)?,
             skel,
             _slot: slot,
             scope: config.scope,
@@ -146,6 +150,11 @@ impl Scheduler {
     /// What it was asked to schedule.
     pub fn scope(&self) -> SchedulerScope {
         self.scope
+    }
+
+    /// What holds cgroups back for a while.
+    pub fn brake(&self) -> Brake {
+        self.brake.clone()
     }
 
     /// Why the kernel detached it, or `None` while it is attached.
@@ -220,11 +229,7 @@ impl Scheduler {
             .sched_cgroups
             .lookup(&id.to_ne_bytes(), MapFlags::LOCK)
             .map_err(bpf::libbpf("look up a cgroup of the scheduler"))?
-            .ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "the scheduler does not know the cgroup")
-                    .at(cgroup.path())
-                    .or_help("enable the cpu controller for it")
-            })?;
+            .ok_or_else(|| not_known(cgroup))?;
         if value.len() < size_of::<intf::sched_cgroup>() {
             return Err(Error::new(ErrorKind::Bpf, "a map value is cut short"));
         }
@@ -260,6 +265,12 @@ impl Drop for Scheduler {
             tracing::warn!("{e}");
         }
     }
+}
+
+fn not_known(cgroup: &Cgroup) -> Error {
+    Error::new(ErrorKind::NotFound, "the scheduler does not know the cgroup")
+        .at(cgroup.path())
+        .or_help("enable the cpu controller for it")
 }
 
 fn load_and_attach(

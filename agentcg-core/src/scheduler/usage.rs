@@ -43,6 +43,8 @@ pub struct CgroupUsage {
     /// For how long its tasks were held back because a `cpu.max` was used up, ns; summed over the
     /// limits of the cgroup and of those below it, up to the last time each was lifted.
     pub throttled_ns: u64,
+    /// The same for those that were held back on request ([`Brake`](super::Brake)), ns.
+    pub held_back_ns: u64,
     /// How long its tasks waited.
     pub waits: WaitTimes,
 }
@@ -54,6 +56,7 @@ impl CgroupUsage {
         self.preemptions += usage.preemptions;
         self.migrations += usage.migrations;
         self.throttled_ns += usage.throttled_ns;
+        self.held_back_ns += usage.held_ns;
         for (sum, n) in self.waits.0.iter_mut().zip(&usage.waits) {
             *sum += n;
         }
@@ -71,6 +74,7 @@ impl CgroupUsage {
             preemptions: self.preemptions.saturating_sub(before.preemptions),
             migrations: self.migrations.saturating_sub(before.migrations),
             throttled_ns: self.throttled_ns.saturating_sub(before.throttled_ns),
+            held_back_ns: self.held_back_ns.saturating_sub(before.held_back_ns),
             waits,
         }
     }
@@ -92,6 +96,8 @@ pub struct SessionStats {
     pub wait_p99_us: Option<u64>,
     /// For how long its tasks were held back by `cpu.max`.
     pub throttled_us: u64,
+    /// For how long they were held back on request.
+    pub held_back_us: u64,
     /// Times a task had to leave a CPU although it wanted to go on.
     pub preemptions: u64,
     /// Times a task ran on another CPU than the time before.
@@ -110,6 +116,7 @@ impl SessionStats {
             wait_p50_us: wait(0.5),
             wait_p99_us: wait(0.99),
             throttled_us: got.throttled_ns / 1000,
+            held_back_us: got.held_back_ns / 1000,
             preemptions: got.preemptions,
             migrations: got.migrations,
         }

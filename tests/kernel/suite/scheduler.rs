@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::a_new_cpu_max_counts_at_once", needs: HERE, run: new_cpu_max },
         Test { name: "scheduler::a_tiny_cpu_max_is_no_stall", needs: HERE, run: tiny_cpu_max },
         Test { name: "scheduler::who_is_held_back_can_be_killed", needs: HERE, run: kill_held },
+        Test { name: "scheduler::who_is_held_back_lets_others_run", needs: HERE, run: hold_back },
         Test { name: "scheduler::cgroups_come_and_go_under_load", needs: HERE, run: churn },
         Test { name: "scheduler::agents_only", needs: HERE, run: agents },
         Test { name: "scheduler::a_second_one_is_refused_by_name", needs: HERE, run: second },
@@ -203,6 +204,45 @@ fn kill_held() -> Result<()> {
     eventually("all are gone", || Ok(!held.events()?.populated))?;
     ensure!(at.elapsed() < Duration::from_secs(8), "{:?}", at.elapsed());
     ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+    Ok(())
+}
+
+fn hold_back() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let hurts = weighted(&place, "hurts", 10_000)?;
+    hurts.enable(&[Controller::Cpu])?;
+    let inner = hurts.create_child(&"inner".parse()?)?;
+    let rest = weighted(&place, "rest", 1)?;
+    let scheduler = attach_default()?;
+    let brake = scheduler.brake();
+    let burn = Burn::start(vec![inner, rest], 2)?;
+    let step = |what: &str, low: f64, high: f64| -> Result<()> {
+        std::thread::sleep(Duration::from_millis(100));
+        let got = cores(&burn, 2)?;
+        ensure!((low..high).contains(&got[0]), "{what}: {got:.3?} CPUs");
+        ensure!(got.iter().sum::<f64>() > 1.8, "{what}: {got:.3?} CPUs");
+        Ok(())
+    };
+    step("before", 1.8, 2.1)?;
+    brake.hold_back(&hurts, Duration::from_secs(60))?;
+    step("held back", 0.01, 0.06)?;
+    // A higher cpu.max is no way out; a lower one counts.
+    limit(&hurts, 0.5)?;
+    step("with a cpu.max", 0.01, 0.06)?;
+    limit(&hurts, 0.02)?;
+    step("with a low cpu.max", 0.01, 0.03)?;
+    unlimit(&hurts)?;
+    step("without again", 0.01, 0.06)?;
+    brake.let_go(&hurts)?;
+    step("let go", 1.8, 2.1)?;
+    brake.hold_back(&hurts, Duration::from_secs(1))?;
+    step("held back for a second", 0.3, 1.5)?;
+    step("it is over", 1.8, 2.1)?;
+    let usage = scheduler.cgroup_usage(&hurts)?;
+    ensure!(usage.held_back_ns > 5_000_000_000 && usage.throttled_ns > 0, "{usage:?}");
+    scheduler.detach();
+    let e = brake.hold_back(&hurts, Duration::from_secs(1));
+    ensure!(kind_of(e)? == ErrorKind::NotFound);
     Ok(())
 }
 
