@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
-tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 300 -- "$bench" fairness
+tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 900 -- "$bench" scheduler
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 600 -- "$bench" events --runs 200
 "$bench" events --runs 2000

@@ -26,6 +26,7 @@
 #include <scx/compat.bpf.h>
 
 #include "scheduler.h"
+#include "shares.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -37,16 +38,22 @@ char _license[] SEC("license") = "GPL";
 #define SELF_WEIGHT 100
 /* What a cgroup that cannot use its share (one task on two CPUs) may claim later is bounded too. */
 #define MAX_LAG 20
-/* Inverse shares have 10 fractional bits; the cap keeps slice * inverse below 2^63. */
-#define ONE (1ULL << 10)
-#define MAX_INVERSE (1ULL << 36)
+/* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
+#define MAX_TURNS 20
+
+/* By how many slices tasks of high and of low rank stand before, or behind, their virtual time. */
+#define HEAD_START 2
+#define WAY_BACK 1
+/* cpu.idle: the least weight there is. */
+#define IDLE_WEIGHT 1
+#define DEFAULT_WEIGHT 100
 
 /* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
  * at. */
 #define MIN_SLICE 1000000ULL
 #define MAX_PAUSE 50000000ULL
-/* How old a limit may be that the kernel does not report. */
-#define CHECK_LIMITS 10000000ULL
+/* How old a setting may be that the kernel does not report. */
+#define CHECK_SETTINGS 10000000ULL
 /* A task held back so long runs for an instant: the kernel's watchdog counts from when it last ran.
  */
 #define MAX_HELD 5000000000ULL
@@ -64,6 +71,8 @@ struct sched_stats stats = {};
 u64 vtime_now;
 /* Changes whenever a cgroup gets or loses a quota. */
 u64 limits = 1;
+/* Changes with every weight. */
+u64 weights = 1;
 u32 nr_limited;
 u32 nr_throttled;
 
@@ -87,9 +96,12 @@ struct task_ctx {
 	u64 cgroup;
 	u64 run_at;  /* 0 when not running */
 	u64 inverse; /* of the share at the time of the charge */
+	u64 start;   /* virtual time at which what was granted last begins */
 	u64 charged; /* virtual time granted and not yet used or given back */
 	u64 held;    /* the throttled cgroup that holds it back; 0: none */
 	u64 waits;   /* since when it has not run */
+	u64 used;    /* in its last turn; 0 once it slept */
+	u32 weight;  /* by its nice value; 0 when not runnable */
 	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
 	bool touch;  /* may run for an instant although it is held back */
 };
@@ -102,8 +114,8 @@ struct {
 } task_ctxs SEC(".maps");
 
 #define MAX_CPUS 1024
-/* The virtual start time of what each CPU runs; 0 where nobody may be displaced. */
-u64 started[MAX_CPUS];
+/* Where what each CPU runs stood in the queue; 0 where nobody may be displaced. */
+u64 places[MAX_CPUS];
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -115,14 +127,11 @@ static struct sched_cgroup *cgroup_by_id(u64 id)
 	return bpf_map_lookup_elem(&sched_cgroups, &id);
 }
 
-static bool before(u64 a, u64 b)
+static u32 weight_of(struct sched_cgroup *cg)
 {
-	return (s64)(a - b) < 0;
-}
-
-static u64 later(u64 a, u64 b)
-{
-	return before(a, b) ? b : a;
+	if (cg->idle)
+		return IDLE_WEIGHT;
+	return cg->weight ?: 1;
 }
 
 /*
@@ -135,7 +144,7 @@ static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 	bool changed;
 
 	bpf_spin_lock(&parent->lock);
-	want = cg->active_weight && !cg->throttled ? cg->weight : 0;
+	want = cg->active_weight && !cg->throttled ? weight_of(cg) : 0;
 	changed = want != cg->given;
 	parent->active_weight += want;
 	parent->active_weight -= cg->given;
@@ -144,29 +153,121 @@ static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 	return changed;
 }
 
-static void give_weight_up(struct sched_cgroup *cg)
+/*
+ * What follows with __noinline and without static is for the verifier: such a function is verified
+ * once, not at each of its callers.
+ */
+__noinline int give_weight_up(u64 id)
 {
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		struct sched_cgroup *parent = cg->parent ? cgroup_by_id(cg->parent) : NULL;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+		struct sched_cgroup *parent = cg && cg->parent ? cgroup_by_id(cg->parent) : NULL;
 
 		if (!parent || !give_weight(cg, parent))
-			return;
-		cg = parent;
+			break;
+		id = cg->parent;
 	}
+	return 0;
+}
+
+/*
+ * How far a cgroup, or one that it is in, has been served: what was used by cgroups beside it,
+ * which may be gone, counts too. Without this, a session that makes a new cgroup for each of its
+ * calls would start afresh with each.
+ */
+__noinline u64 served(u64 id)
+{
+	u64 latest = vtime_now - cfg.slice_ns;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+		if (!cg || !cg->parent)
+			break;
+		latest = later(latest, cg->served);
+		id = cg->parent;
+	}
+	return latest;
+}
+
+/* Adds what a task used to how far its cgroup and all above have been served. */
+__noinline int serve(u64 id, u64 inverse, u64 used)
+{
+	u64 weight = SELF_WEIGHT;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+		u64 least = vtime_now - cfg.slice_ns;
+
+		if (!cg || !cg->parent)
+			break;
+		/* From the share of what is below to that of the cgroup. */
+		inverse = inverse_above(inverse, cg->active_weight, weight);
+		if (before(cg->served, least))
+			cg->served = least;
+		__sync_fetch_and_add(&cg->served, virtual(used, inverse));
+		weight = weight_of(cg);
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/*
+ * How tasks of a cgroup stand against others in latency. The nearest weight that somebody has
+ * changed says it, so that calls have the rank of their session.
+ */
+__noinline s32 rank_of(u64 id)
+{
+	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+	u64 generation = weights, at = id;
+	s32 rank = 0;
+	u32 i;
+
+	if (!cg)
+		return 0;
+	if (cg->ranks == generation)
+		return cg->rank;
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *next = at ? cgroup_by_id(at) : NULL;
+		u32 weight;
+
+		if (!next || !next->parent)
+			break;
+		weight = weight_of(next);
+		if (weight != DEFAULT_WEIGHT) {
+			rank = weight > DEFAULT_WEIGHT ? 1 : -1;
+			break;
+		}
+		at = next->parent;
+	}
+	cg->rank = rank;
+	cg->ranks = generation;
+	return rank;
 }
 
 /* One task more, or less, of the cgroup is runnable. */
-static void count_runnable(u64 id, s32 change)
+static void count_runnable(u64 id, s32 change, s32 weight)
 {
 	struct sched_cgroup *cg = cgroup_by_id(id);
+	u64 least;
 	u32 self, had;
 
 	if (!cg)
 		return;
+	least = cg->nr_runnable ? 0 : served(id);
 	bpf_spin_lock(&cg->lock);
-	if (!cg->nr_runnable)
-		cg->finish = later(cg->finish, vtime_now - cfg.slice_ns);
+	if (!cg->nr_runnable && least)
+		cg->finish = later(cg->finish, least);
 	cg->nr_runnable += change;
+	cg->task_weight += weight;
 	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
 	cg->active_weight += self;
@@ -174,34 +275,27 @@ static void count_runnable(u64 id, s32 change)
 	cg->self = self;
 	bpf_spin_unlock(&cg->lock);
 	if (self != had)
-		give_weight_up(cg);
+		give_weight_up(cg->id);
 }
 
 /* 1 / share, ONE being the whole machine. */
-static u64 inverse_share(struct sched_cgroup *cg)
+__noinline u64 inverse_share(u64 id)
 {
 	u64 inverse = ONE;
 	u64 weight = SELF_WEIGHT;
+	u32 i;
 
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		u64 total = cg->active_weight;
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
 
-		/* Not counted as active yet: alone. */
-		if (total > weight)
-			inverse = inverse * total / weight;
-		if (inverse > MAX_INVERSE)
-			inverse = MAX_INVERSE;
-		weight = cg->weight ?: 1;
-		cg = cg->parent ? cgroup_by_id(cg->parent) : NULL;
 		if (!cg)
 			break;
+		inverse = inverse_below(inverse, cg->active_weight, weight);
+		weight = weight_of(cg);
+		id = cg->parent;
 	}
 	return inverse;
-}
-
-static u64 virtual(u64 ns, u64 inverse)
-{
-	return ns * inverse / ONE;
 }
 
 /*
@@ -213,10 +307,13 @@ static bool serves_cpu(struct task_struct *p)
 	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
 }
 
-/* The kernel reports changes of cpu.max: ops.cgroup_set_bandwidth, since 6.17. */
-static bool limits_reported(void)
+/*
+ * The kernel reports every change of a cgroup's settings: cpu.max since 6.17, cpu.idle later. Where
+ * it does not, they are read from its struct task_group.
+ */
+static bool settings_reported(void)
 {
-	return bpf_core_field_exists(((struct sched_ext_ops *)0)->cgroup_set_bandwidth);
+	return bpf_core_field_exists(((struct sched_ext_ops *)0)->cgroup_set_idle);
 }
 
 /*
@@ -269,15 +366,30 @@ static void set_limit(struct sched_cgroup *cg, u64 quota, u64 period, u64 burst)
 	enforce(cg);
 }
 
-/* Reads cpu.max where the kernel keeps it. */
-static void check_limit(struct sched_cgroup *cg, u64 now)
+static void set_idle(struct sched_cgroup *cg, bool idle)
+{
+	/* Who ends it has the default weight again, says the kernel. */
+	if (cg->idle && !idle)
+		cg->weight = DEFAULT_WEIGHT;
+	cg->idle = idle;
+	__sync_fetch_and_add(&weights, 1);
+	give_weight_up(cg->id);
+}
+
+/* Reads cpu.max and cpu.idle where the kernel keeps them. */
+static void check_settings(struct sched_cgroup *cg, u64 now)
 {
 	struct task_group *group = (void *)cg->group;
 	u64 quota, period, burst;
 
-	if (!group || (cg->checked && now - cg->checked < CHECK_LIMITS))
+	bool idle;
+
+	if (!group || (cg->checked && now - cg->checked < CHECK_SETTINGS))
 		return;
 	cg->checked = now;
+	idle = BPF_CORE_READ(group, idle);
+	if (idle != cg->idle)
+		set_idle(cg, idle);
 	period = BPF_CORE_READ(group, cfs_bandwidth.period);
 	quota = BPF_CORE_READ(group, cfs_bandwidth.quota);
 	burst = BPF_CORE_READ(group, cfs_bandwidth.burst);
@@ -288,11 +400,7 @@ static void check_limit(struct sched_cgroup *cg, u64 now)
 		set_limit(cg, quota, period, burst);
 }
 
-/*
- * What follows with __noinline and without static is for the verifier: such a function is verified
- * once, not at each of its callers.
- */
-__noinline int check_limits(u64 task_group, u64 id, u64 now)
+__noinline int check_all_settings(u64 task_group, u64 id, u64 now)
 {
 	struct task_group *group = (void *)task_group;
 	u32 i;
@@ -305,7 +413,7 @@ __noinline int check_limits(u64 task_group, u64 id, u64 now)
 			break;
 		if (!cg->group && BPF_CORE_READ(group, css.cgroup, kn, id) == id)
 			cg->group = (u64)group;
-		check_limit(cg, now);
+		check_settings(cg, now);
 		group = BPF_CORE_READ(group, parent);
 		id = cg->parent;
 	}
@@ -385,7 +493,7 @@ __noinline int spend(u64 id, u64 used, u64 now)
 		bpf_spin_unlock(&cg->lock);
 		if (over) {
 			__sync_fetch_and_add(&nr_throttled, 1);
-			give_weight_up(cg);
+			give_weight_up(cg->id);
 			bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
 		}
 		id = cg->parent;
@@ -506,6 +614,9 @@ static void release(u64 id, u64 since)
 		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 		/* Before: once moved it may run, and be held back again. */
 		unhold(tc);
+		/* In its turn, not before all that ran while it could not. */
+		scx_bpf_dsq_move_set_vtime(BPF_FOR_EACH_ITER,
+					   later(p->scx.dsq_vtime, vtime_now - cfg.slice_ns));
 		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
 		if (cpu >= 0)
 			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
@@ -518,8 +629,8 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	u64 now = scx_bpf_now(), id = *key, pause;
 	bool lift = false;
 
-	if (!limits_reported())
-		check_limit(cg, now);
+	if (!settings_reported())
+		check_settings(cg, now);
 	if (cg->held_until)
 		enforce(cg);
 	bpf_spin_lock(&cg->lock);
@@ -535,7 +646,7 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	bpf_spin_unlock(&cg->lock);
 	if (lift) {
 		__sync_fetch_and_add(&nr_throttled, -1);
-		give_weight_up(cg);
+		give_weight_up(cg->id);
 	}
 	if (cg->throttled) {
 		release(id, now - MAX_HELD);
@@ -551,22 +662,10 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	return 0;
 }
 
-static u64 slice_of(struct task_struct *p)
-{
-	u64 slice = cfg.slice_ns * p->scx.weight / 100;
-
-	/* Nice values within a cgroup: longer or shorter turns, not more or fewer of them. */
-	if (slice < cfg.slice_ns / 4)
-		return cfg.slice_ns / 4;
-	return slice > cfg.slice_ns * 4 ? cfg.slice_ns * 4 : slice;
-}
-
 /* No longer than what is left of the quotas. */
-static u64 slice_within(struct task_struct *p, struct task_ctx *tc)
+static u64 slice_within(struct task_ctx *tc)
 {
-	u64 slice = slice_of(p);
-
-	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
+	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
 }
 
 /* Gives back what a task was granted and did not use, and charges what it used beyond. */
@@ -578,12 +677,46 @@ static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 	cg->finish += owed;
 	bpf_spin_unlock(&cg->lock);
 	tc->charged = 0;
+	if (used)
+		serve(tc->cgroup, tc->inverse, used);
 }
 
 /* Where the next slice of a cgroup starts in virtual time. */
 static u64 start_of(struct sched_cgroup *cg)
 {
 	return later(cg->finish, vtime_now - MAX_LAG * cfg.slice_ns);
+}
+
+/*
+ * How much later than its turn a task comes whose weight is less than that of its neighbours in the
+ * cgroup, so that it gets its part of what the cgroup gets: for what it used, they get theirs.
+ */
+static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
+{
+	u64 used = tc->used, most = MAX_TURNS * cfg.slice_ns;
+	s64 others = cg->task_weight - tc->weight, even;
+
+	if (!used || !tc->weight)
+		return 0;
+	even = (s64)tc->weight * (cg->nr_runnable - 1);
+	if (others <= even)
+		return 0;
+	used = used * (u64)(others - even) / tc->weight;
+	return virtual(used < most ? used : most, tc->inverse);
+}
+
+/*
+ * Where a task stands in the queue whose slice starts there. A rank moves it by a fixed amount: it
+ * gets the CPU earlier or later, but not more or less of it.
+ */
+static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
+{
+	s32 rank = rank_of(tc->cgroup);
+
+	start += turns_left_out(tc, cg);
+	if (rank > 0)
+		return start - HEAD_START * cfg.slice_ns;
+	return rank < 0 ? start + WAY_BACK * cfg.slice_ns : start;
 }
 
 /* Grants a slice; returns its virtual start time. */
@@ -594,12 +727,13 @@ static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 	/* Taken off the queue without having run: moved, or its affinity changed. */
 	if (tc->charged)
 		settle(tc, cg, 0);
-	tc->inverse = inverse_share(cg);
+	tc->inverse = inverse_share(tc->cgroup);
 	tc->charged = virtual(slice, tc->inverse);
 	bpf_spin_lock(&cg->lock);
 	start = start_of(cg);
 	cg->finish = start + tc->charged;
 	bpf_spin_unlock(&cg->lock);
+	tc->start = start;
 	return start;
 }
 
@@ -611,33 +745,39 @@ static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched
 	u64 used = tc->run_at && before(tc->run_at, now) ? now - tc->run_at : 0;
 
 	tc->run_at = goes_on ? now : 0;
+	tc->used = used;
 	if (cg) {
 		__sync_fetch_and_add(&cg->own.run_ns, used);
-		if (!limits_reported())
-			check_limits((u64)BPF_CORE_READ(p, sched_task_group), tc->cgroup, now);
+		if (!settings_reported())
+			check_all_settings((u64)BPF_CORE_READ(p, sched_task_group), tc->cgroup,
+					   now);
 		if (nr_limited)
 			spend(tc->cgroup, used, now);
 	}
 	return used;
 }
 
-static void note_start(s32 cpu, u64 start)
+static void note_place(s32 cpu, u64 place)
 {
-	started[cpu & (MAX_CPUS - 1)] = start;
+	places[cpu & (MAX_CPUS - 1)] = place;
 }
 
-/* Has a CPU that runs what stands a slice or more behind `start` choose again. */
-static void displace(struct task_struct *p, u64 start)
+/*
+ * Has a CPU choose again that runs what stands far enough behind `place`: a slice for who had to
+ * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
+ * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
+ */
+static void displace(struct task_struct *p, u64 place, bool woken)
 {
 	u32 nr_cpus = scx_bpf_nr_cpu_ids(), here = bpf_get_smp_processor_id();
-	u64 latest = start + cfg.slice_ns;
+	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns);
 	s32 i, found = -1;
 
 	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
-	bpf_for(i, 1, nr_cpus < 8 ? nr_cpus : 8)
+	bpf_for(i, woken ? 0 : 1, nr_cpus < 8 ? nr_cpus : 8)
 	{
 		u32 cpu = (here + i) % nr_cpus;
-		u64 at = started[cpu & (MAX_CPUS - 1)];
+		u64 at = places[cpu & (MAX_CPUS - 1)];
 
 		if (at && before(latest, at) && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
 			latest = at;
@@ -646,6 +786,8 @@ static void displace(struct task_struct *p, u64 start)
 	}
 	if (found >= 0) {
 		__sync_fetch_and_add(&stats.displaced, 1);
+		/* The next one that looks takes another CPU. */
+		note_place(found, place);
 		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
 	}
 }
@@ -664,8 +806,8 @@ s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 	if (!cg || throttled_by(p, tc))
 		return cpu;
-	slice = slice_within(p, tc);
-	p->scx.dsq_vtime = charge(tc, cg, slice);
+	slice = slice_within(tc);
+	p->scx.dsq_vtime = place_of(tc, cg, charge(tc, cg, slice));
 	__sync_fetch_and_add(&stats.direct, 1);
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
 	return cpu;
@@ -675,25 +817,25 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	u64 start = vtime_now, slice, held = 0;
+	u64 place = vtime_now, slice, held = 0;
 	s32 cpu;
 
 	if (serves_cpu(p)) {
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_of(p), enq_flags);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, cfg.slice_ns, enq_flags);
 		return;
 	}
-	slice = tc ? slice_within(p, tc) : slice_of(p);
+	slice = tc ? slice_within(tc) : cfg.slice_ns;
 	if (cg) {
-		start = charge(tc, cg, slice);
+		place = place_of(tc, cg, charge(tc, cg, slice));
 		unhold(tc);
 		held = hold(p, tc);
 	}
 	if (held) {
-		scx_bpf_dsq_insert_vtime(p, held, slice, start, enq_flags);
+		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
 		return;
 	}
 	__sync_fetch_and_add(&stats.queued, 1);
-	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, start, enq_flags);
+	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
 	/* Its quota was refilled after its CPU had decided to go idle. */
 	if (enq_flags & SCX_ENQ_LAST) {
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
@@ -703,8 +845,8 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-	else if (cg && !(enq_flags & SCX_ENQ_WAKEUP))
-		displace(p, start);
+	else if (cg)
+		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
 }
 
 /* Takes a task whose quota is used up out of the queue. */
@@ -721,11 +863,11 @@ static bool set_aside(struct bpf_iter_scx_dsq *it, struct task_struct *p)
 }
 
 /*
- * Takes the first task that this CPU may run, if it stands before virtual time `start` or `any`
- * will do. That very task: between a look and a plain take of the first one, another CPU may have
- * taken what was seen, and the next may stand far behind.
+ * Takes the first task that this CPU may run, if it stands before `place` or `any` will do. That
+ * very task: between a look and a plain take of the first one, another CPU may have taken what was
+ * seen, and the next may stand far behind.
  */
-static bool take(s32 cpu, u64 start, bool any)
+static bool take(s32 cpu, u64 place, bool any)
 {
 	struct task_struct *p;
 	bool taken = false;
@@ -736,13 +878,13 @@ static bool take(s32 cpu, u64 start, bool any)
 		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 			continue;
 		at = p->scx.dsq_vtime;
-		if (!any && !before(at, start))
+		if (!any && !before(at, place))
 			break;
 		if (nr_throttled && set_aside(BPF_FOR_EACH_ITER, p))
 			continue;
 		taken = scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL, 0);
 		if (taken) {
-			note_start(cpu, at);
+			note_place(cpu, at);
 			break;
 		}
 	}
@@ -758,7 +900,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 {
 	struct sched_cgroup *cg;
 	struct task_ctx *tc;
-	u64 used, start, slice;
+	u64 used, start, place, slice;
 
 	if (!prev || !(prev->scx.flags & SCX_TASK_QUEUED)) {
 		take_any(cpu);
@@ -768,7 +910,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 	if (!cg) {
 		if (!take_any(cpu))
-			scx_bpf_task_set_slice(prev, slice_of(prev));
+			scx_bpf_task_set_slice(prev, cfg.slice_ns);
 		return;
 	}
 	used = take_runtime(prev, tc, cg, true);
@@ -778,11 +920,12 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 		return;
 	}
 	start = start_of(cg);
-	if (take(cpu, start, false))
+	place = place_of(tc, cg, start);
+	if (take(cpu, place, false))
 		return;
-	slice = slice_within(prev, tc);
+	slice = slice_within(tc);
 	charge(tc, cg, slice);
-	note_start(cpu, start);
+	note_place(cpu, place);
 	if (before(vtime_now, start))
 		vtime_now = start;
 	__sync_fetch_and_add(&stats.kept, 1);
@@ -821,11 +964,11 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 		tc->touch = false;
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
 	}
-	note_start(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
+	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
-	if (tc->charged && before(vtime_now, p->scx.dsq_vtime))
-		vtime_now = p->scx.dsq_vtime;
+	if (tc->charged && before(vtime_now, tc->start))
+		vtime_now = tc->start;
 	cg = cgroup_by_id(tc->cgroup);
 	if (cg)
 		count_run(tc, cg, scx_bpf_task_cpu(p));
@@ -854,7 +997,9 @@ void BPF_STRUCT_OPS(agentcg_runnable, struct task_struct *p, u64 enq_flags)
 	if (!tc || serves_cpu(p))
 		return;
 	tc->waits = scx_bpf_now();
-	count_runnable(tc->cgroup, 1);
+	tc->used = 0;
+	tc->weight = p->scx.weight;
+	count_runnable(tc->cgroup, 1, tc->weight);
 }
 
 void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
@@ -867,7 +1012,19 @@ void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
 	if (tc->charged)
 		settle(tc, cg, 0);
 	unhold(tc);
-	count_runnable(tc->cgroup, -1);
+	count_runnable(tc->cgroup, -1, -tc->weight);
+	tc->weight = 0;
+}
+
+/* Its nice value changed. */
+void BPF_STRUCT_OPS(agentcg_set_weight, struct task_struct *p, u32 weight)
+{
+	struct task_ctx *tc = ctx_of(p);
+
+	if (!tc || !tc->weight)
+		return;
+	count_runnable(tc->cgroup, 0, weight - tc->weight);
+	tc->weight = weight;
 }
 
 s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_task_args *args)
@@ -903,7 +1060,10 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_cgroup_init, struct cgroup *cgrp,
 	cg = cgroup_by_id(id);
 	if (!cg)
 		return -ENOENT;
+	cg->id = id;
 	cg->weight = args->weight;
+	if (bpf_core_field_exists(args->sched_idle))
+		cg->idle = args->sched_idle;
 	/* The root has no parent, and reading through the null pointer gives 0. */
 	cg->parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
 	cg->finish = vtime_now;
@@ -1006,7 +1166,16 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
 	if (!cg)
 		return;
 	cg->weight = weight;
-	give_weight_up(cg);
+	__sync_fetch_and_add(&weights, 1);
+	give_weight_up(cg->id);
+}
+
+void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
+{
+	struct sched_cgroup *cg = cgroup_by_id(cgrp->kn->id);
+
+	if (cg)
+		set_idle(cg, idle);
 }
 
 /* The queue is not tied to CPUs, so they may come and go; without these the kernel would restart
@@ -1036,11 +1205,13 @@ SCX_OPS_DEFINE(agentcg_ops, .select_cpu = (void *)agentcg_select_cpu,
 	       .enqueue = (void *)agentcg_enqueue, .dispatch = (void *)agentcg_dispatch,
 	       .running = (void *)agentcg_running, .stopping = (void *)agentcg_stopping,
 	       .runnable = (void *)agentcg_runnable, .quiescent = (void *)agentcg_quiescent,
-	       .init_task = (void *)agentcg_init_task, .cgroup_init = (void *)agentcg_cgroup_init,
+	       .set_weight = (void *)agentcg_set_weight, .init_task = (void *)agentcg_init_task,
+	       .cgroup_init = (void *)agentcg_cgroup_init,
 	       .cgroup_exit = (void *)agentcg_cgroup_exit,
 	       .cgroup_move = (void *)agentcg_cgroup_move,
 	       .cgroup_set_weight = (void *)agentcg_cgroup_set_weight,
 	       .cgroup_set_bandwidth = (void *)agentcg_cgroup_set_bandwidth,
+	       .cgroup_set_idle = (void *)agentcg_cgroup_set_idle,
 	       .cpu_online = (void *)agentcg_cpu_online, .cpu_offline = (void *)agentcg_cpu_offline,
 	       .init = (void *)agentcg_init, .exit = (void *)agentcg_exit, .timeout_ms = 20000,
 	       .name = "agentcg");

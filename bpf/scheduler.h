@@ -44,9 +44,11 @@ struct sched_hold {
 
 /* A cgroup as the scheduler sees it; the map is keyed by its id. */
 struct sched_cgroup {
+	u64 id;
 	u64 parent;        /* id; 0 for the root */
 	u64 active_weight; /* of the active children, plus SELF_WEIGHT for its own runnable tasks */
 	u64 finish;        /* virtual time at which what was granted so far ends */
+	u64 served;        /* virtual time that it and all below have been served up to */
 	struct bpf_timer timer; /* runs while tasks are held back here */
 	u64 group;              /* its struct task_group, for kernels that do not report cpu.max */
 	struct sched_limit max; /* as somebody has set it */
@@ -59,10 +61,14 @@ struct sched_cgroup {
 	u64 limits;             /* limited is from the time of this generation of quotas */
 	u64 throttled;          /* since when its quota is used up; 0: it is not */
 	u32 holding;            /* tasks held back in its queue, or on the way there */
+	u64 ranks;              /* rank is from the time of this generation of weights */
+	s32 rank;               /* of its tasks' wake-ups: 1 high, -1 low */
+	u32 idle;               /* cpu.idle */
 	u32 weight;             /* cpu.weight */
 	u32 given;              /* the part of the parent's active_weight that stems from here */
 	u32 self;               /* the part of active_weight that stems from its own tasks */
 	s32 nr_runnable;        /* its own tasks, running or waiting */
+	u64 task_weight;        /* of the same tasks, by their nice values: 100 each by default */
 	/* active_weight, self, nr_runnable, finish, children's given; now to refilled, throttled
 	 */
 	struct bpf_spin_lock lock;

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use crate::support::{Need, Test, TestCgroup, Worker, eventually, kind_of, sched_ext_state};
 
 const HERE: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt];
+/// Where CPUs may be taken away.
+const LAB: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt, Need::Lab];
 const NONE: &[Need] = &[Need::Root, Need::NoSchedExt];
 
 pub fn tests() -> Vec<Test> {
@@ -26,7 +28,14 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::a_tiny_cpu_max_is_no_stall", needs: HERE, run: tiny_cpu_max },
         Test { name: "scheduler::who_is_held_back_can_be_killed", needs: HERE, run: kill_held },
         Test { name: "scheduler::who_is_held_back_lets_others_run", needs: HERE, run: hold_back },
-        Test { name: "scheduler::cgroups_come_and_go_under_load", needs: HERE, run: churn },
+        Test { name: "scheduler::waking_often_is_no_way_to_more", needs: HERE, run: bounded },
+        Test { name: "scheduler::a_new_cgroup_is_no_way_to_more", needs: HERE, run: renewed },
+        Test { name: "scheduler::high_wakes_before_low", needs: HERE, run: ranks },
+        Test { name: "scheduler::nice_values_count_in_a_cgroup", needs: HERE, run: nice },
+        Test { name: "scheduler::idle_cgroups_yield", needs: HERE, run: idle },
+        Test { name: "scheduler::no_cpu_idles_beside_pinned_tasks", needs: HERE, run: conserving },
+        Test { name: "scheduler::cpus_come_and_go", needs: LAB, run: hotplug },
+        Test { name: "scheduler::a_minute_of_churn", needs: LAB, run: churn },
         Test { name: "scheduler::agents_only", needs: HERE, run: agents },
         Test { name: "scheduler::a_second_one_is_refused_by_name", needs: HERE, run: second },
         Test { name: "scheduler::sysrq_reaches_the_caller", needs: HERE, run: sysrq },
@@ -322,25 +331,277 @@ fn reweigh() -> Result<()> {
     median_ratio(&burn, 3, 4.0, 0.5)
 }
 
-fn churn() -> Result<()> {
+/// Who wakes often does not take more than its share by that, whatever its rank.
+fn bounded() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let high = weighted(&place, "high", 150)?;
+    let other = place.child("other")?;
+    let _scheduler = attach_default()?;
+    let mut naps = Vec::new();
+    for _ in 0..4 {
+        naps.push(Worker::start_in(&high, "nap:20")?);
+    }
+    for nap in &mut naps {
+        nap.go()?;
+    }
+    let mut burn = Burn::start(vec![other], 4)?;
+    burn.groups.push(high);
+    median_ratio(&burn, 4, 1.5, 0.15)
+}
+
+/// A new cgroup for each of its calls is no way to more.
+fn renewed() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let (a, b) = (place.child("a")?, place.child("b")?);
+    b.enable(&[Controller::Cpu])?;
+    let call = b.create_child(&"call".parse()?)?;
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(vec![a, call], 2)?;
+    let used = || -> Result<[f64; 2]> {
+        Ok([burn.groups[0].cpu_stat()?.usage_usec as f64, b.cpu_stat()?.usage_usec as f64])
+    };
+    let before = used()?;
+    let end = Instant::now() + Duration::from_secs(6);
+    let (mut now, mut n) = (Cgroup::open(burn.groups[1].path())?, 0);
+    while Instant::now() < end {
+        n += 1;
+        let next = b.create_child(&format!("call{n}").parse()?)?;
+        for worker in &burn.workers[2..] {
+            next.move_pid(worker.pid())?;
+        }
+        now.remove()?;
+        now = next;
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    let after = used()?;
+    let ratio = (after[1] - before[1]) / (after[0] - before[0]);
+    ensure!((0.8..1.2).contains(&ratio), "{ratio:.2} after {n} cgroups");
+    Ok(())
+}
+
+/// Beside burners, the wake-ups of a high session wait less than those of a low one.
+fn ranks() -> Result<()> {
     let place = TestCgroup::new()?;
     let scheduler = attach_default()?;
-    for round in 0..15 {
-        let a = weighted(&place, &format!("a{round}"), 1 + round * 600)?;
-        let b = place.child(&format!("b{round}"))?;
-        let mut workers = vec![Worker::start_in(&a, "burn")?, Worker::start_in(&b, "burn")?];
-        for worker in &mut workers {
-            worker.go()?;
+    let mut groups = Vec::new();
+    for i in 0..4 {
+        groups.push(place.child(&format!("burn{i}"))?);
+    }
+    let sessions = [weighted(&place, "high", 150)?, weighted(&place, "low", 50)?];
+    let mut naps = Vec::new();
+    for session in &sessions {
+        naps.push(Worker::start_in(session, "nap:20000")?);
+    }
+    let _burn = Burn::start(groups, 2)?;
+    for nap in &mut naps {
+        nap.go()?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let read = || -> agentcg_core::Result<Vec<_>> {
+        sessions.iter().map(|s| scheduler.cgroup_usage(s)).collect()
+    };
+    let before = read()?;
+    std::thread::sleep(Duration::from_secs(6));
+    let after = read()?;
+    let waits = |i: usize| after[i].since(&before[i]).waits.percentile(0.75).context("no waits");
+    let (high, low) = (waits(0)?, waits(1)?);
+    ensure!(high * 2 <= low, "high {high:?}, low {low:?}");
+    Ok(())
+}
+
+/// CPU time of a process, ns.
+fn run_time(worker: &Worker) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/schedstat", worker.pid()))?;
+    Ok(text.split(' ').next().context("empty")?.parse()?)
+}
+
+/// Nice values share out what their cgroup gets, and nothing else.
+fn nice() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![place.child("a")?, place.child("b")?];
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    for worker in &burn.workers {
+        pin(worker.pid(), 0)?;
+    }
+    // Those of a run all along: the change must count for them as well.
+    // SAFETY: two numbers.
+    let r = unsafe { libc::setpriority(libc::PRIO_PROCESS, burn.workers[0].pid() as u32, 5) };
+    ensure!(r == 0, "{}", std::io::Error::last_os_error());
+    std::thread::sleep(Duration::from_millis(200));
+    let times = || burn.workers.iter().map(run_time).collect::<Result<Vec<_>>>();
+    let before = times()?;
+    std::thread::sleep(Duration::from_secs(8));
+    let got: Vec<f64> = times()?.iter().zip(before).map(|(a, b)| a - b).collect();
+    // 1024 to 335
+    let ratio = got[1] / got[0];
+    ensure!((2.4..3.9).contains(&ratio), "nice 0 to nice 5: {ratio:.2}");
+    let groups = (got[0] + got[1]) / (got[2] + got[3]);
+    ensure!((0.88..1.14).contains(&groups), "the groups: {groups:.2}");
+    Ok(())
+}
+
+fn idle() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![place.child("a")?, place.child("b")?];
+    groups[0].write("cpu.idle", "1")?;
+    let scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    let part = || -> Result<f64> {
+        let used = burn.measure(3)?;
+        Ok(used[0] / (used[0] + used[1]))
+    };
+    let got = part()?;
+    ensure!(got < 0.05, "an idle group has {got:.3}");
+    burn.groups[0].write("cpu.idle", "0")?;
+    std::thread::sleep(Duration::from_millis(200));
+    let got = part()?;
+    ensure!((0.42..0.58).contains(&got), "no longer idle, it has {got:.3}");
+    burn.groups[1].write("cpu.idle", "1")?;
+    std::thread::sleep(Duration::from_millis(200));
+    let got = part()?;
+    ensure!(got > 0.95, "beside an idle one it has {got:.3}");
+    burn.groups[1].write("cpu.idle", "0")?;
+    burn.groups[1].write("cpu.weight.nice", "-5")?;
+    let weight = scheduler.cgroup_runtime(&burn.groups[1])?.weight;
+    ensure!(weight == burn.groups[1].cpu_weight()? && weight > 200, "weight {weight}");
+    Ok(())
+}
+
+/// No CPU idles while somebody waits who may run there.
+fn conserving() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![weighted(&place, "a", 1)?, weighted(&place, "b", 10_000)?];
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    // Three on CPU 0, of which the heavy ones want it most; the fourth has the other for itself.
+    for worker in &burn.workers[1..] {
+        pin(worker.pid(), 0)?;
+    }
+    for _ in 0..3 {
+        let before = run_time(&burn.workers[0])?;
+        let at = Instant::now();
+        let all = cores(&burn, 3)?.iter().sum::<f64>();
+        let alone = (run_time(&burn.workers[0])? - before) / at.elapsed().as_nanos() as f64;
+        if all > 1.95 && alone > 0.95 {
+            return Ok(());
         }
-        a.move_pid(workers[1].pid())?;
-        b.move_pid(workers[0].pid())?;
-        pin(workers[0].pid(), round as usize % 2)?;
-        b.set_cpu_weight(10_000 - round * 600)?;
-        drop(workers);
-        a.remove()?;
-        b.remove()?;
+    }
+    anyhow::bail!("a CPU idles")
+}
+
+const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
+
+fn hotplug() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![weighted(&place, "a", 100)?, weighted(&place, "b", 300)?];
+    let scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    pin(burn.workers[0].pid(), 1)?;
+    for _ in 0..3 {
+        std::fs::write(CPU1, "0")?;
+        let used = burn.measure(2)?;
+        ensure!(used.iter().all(|u| *u > 100_000.0), "with one CPU: {used:?}");
+        std::fs::write(CPU1, "1")?;
+        let all = cores(&burn, 2)?.iter().sum::<f64>();
+        ensure!(all > 1.8, "with both again: {all:.2}");
         ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
     }
+    Ok(())
+}
+
+/// A simple generator, so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// What the kernel logs from now on.
+struct KernelLog(std::fs::File);
+
+impl KernelLog {
+    fn from_now() -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
+        std::io::Seek::seek(&mut log, std::io::SeekFrom::End(0))?;
+        Ok(Self(log))
+    }
+
+    fn warnings(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut line = [0; 8192];
+        while let Ok(n) = std::io::Read::read(&mut self.0, &mut line) {
+            let text = String::from_utf8_lossy(&line[..n]).into_owned();
+            if ["WARNING:", "BUG:", "Oops", "stall", "error"].iter().any(|w| text.contains(w)) {
+                found.push(text);
+            }
+        }
+        found
+    }
+}
+
+/// A minute of everything that may change under a scheduler.
+fn churn() -> Result<()> {
+    let seed = 1;
+    let mut random = Random(seed);
+    let place = TestCgroup::new()?;
+    let mut log = KernelLog::from_now()?;
+    let scheduler = attach_default()?;
+    let mut groups: Vec<Cgroup> = Vec::new();
+    let mut made = 0;
+    let mut workers = Vec::new();
+    for i in 0..12 {
+        workers.push(Worker::start(["burn", "nap:500", "nap:20000"][i % 3])?);
+    }
+    for worker in &mut workers {
+        worker.go()?;
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut steps = 0;
+    while Instant::now() < end {
+        steps += 1;
+        if groups.len() < 3 || random.below(10) == 0 {
+            made += 1;
+            groups.push(place.child(&format!("g{made}"))?);
+        }
+        let at = random.below(groups.len());
+        let worker = random.below(workers.len());
+        match random.below(8) {
+            0 => {
+                let group = groups.swap_remove(at);
+                for pid in group.procs()? {
+                    groups[0].move_pid(pid)?;
+                }
+                group.remove()?;
+            }
+            1 => groups[at].set_cpu_weight(1 + random.below(10_000) as u32)?,
+            2 => limit(&groups[at], 0.02 + random.below(100) as f64 / 100.0)?,
+            3 => unlimit(&groups[at])?,
+            4 => pin(workers[worker].pid(), random.below(2)).or_else(|e| {
+                // That CPU is away.
+                if std::fs::read_to_string(CPU1)?.trim() == "0" { Ok(()) } else { Err(e) }
+            })?,
+            5 if steps % 16 == 0 => std::fs::write(CPU1, ["0", "1"][random.below(2)])?,
+            6 => scheduler.brake().hold_back(&groups[at], Duration::from_millis(200))?,
+            _ => groups[at].move_pid(workers[worker].pid())?,
+        }
+        if let Some(exit) = scheduler.exited() {
+            anyhow::bail!("after {steps} steps: {exit}\n{}", exit.dump);
+        }
+        std::thread::sleep(Duration::from_millis(random.below(10) as u64));
+    }
+    std::fs::write(CPU1, "1")?;
+    drop(workers);
+    ensure!(scheduler.detach().kind == SchedulerExitKind::Detached);
+    let warnings = log.warnings();
+    ensure!(warnings.is_empty(), "after {steps} steps: {warnings:?}");
+    ensure!(steps > 1000, "only {steps} steps");
     Ok(())
 }
 
