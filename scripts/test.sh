@@ -73,6 +73,9 @@ bindings() {
     'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c tests/go'
 }
 
+# The kernel with memcg_bpf_ops: built once, then cached by its content. Debian's know none.
+kernel() { tests/vm/lab.py fetch memcg; }
+
 kernels() {
   local program kernel bad=0 files=()
   program=$(cargo test -p agentcg-kernel-tests --no-run --message-format=json 2>/dev/null |

@@ -608,9 +608,9 @@ pub unsafe extern "C" fn agentcg_call_wait(
             }
         };
         // Not under the lock: others may use the call meanwhile.
-        if call.control.wait_timeout(timeout) {
+        if call.control.wait_timeout(timeout)? {
             let over = call.lock().take().ok_or_else(already_given)?;
-            *out = Box::into_raw(Box::new(agentcg_outcome_t::new(over.wait())));
+            *out = Box::into_raw(Box::new(agentcg_outcome_t::new(over.wait()?)));
         }
         Ok(())
     };

@@ -4,6 +4,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `doctor.rs`, `scheduler.rs`, `memcg.rs`, `process.rs` | one subcommand each |
+//! | `program.rs` | `agentcg` as a whole |
 //! | `run.rs` | `agentcg run` |
 //! | `bash/` | `agentcg-bash` |
 //! | `tool_call.rs`, `forward.rs`, `records.rs` | what these two have in common: the call, signals, report and log |
@@ -24,6 +25,7 @@ pub mod forward;
 pub mod memcg;
 pub mod output;
 pub mod process;
+pub mod program;
 pub mod ps;
 pub mod records;
 pub mod report;

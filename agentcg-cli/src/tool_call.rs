@@ -75,7 +75,7 @@ pub fn perform(request: &Request) -> anyhow::Result<Outcome> {
     command.hint(request.hint.clone());
     let mut call = command.spawn()?;
     watch(&mut call, &signals)?;
-    let outcome = call.wait();
+    let outcome = call.wait()?;
     if let Some(history) = &history
         && let Err(e) = outcome.record(history)
     {

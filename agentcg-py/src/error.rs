@@ -31,6 +31,11 @@ pub(crate) fn closed(py: Python<'_>, what: &str) -> PyErr {
     make(py, ("closed", format!("the {what} is closed")))
 }
 
+pub(crate) fn forked(py: Python<'_>, what: &str) -> PyErr {
+    let message = format!("the {what} belongs to the process that this one was forked from");
+    make(py, ("forked", message))
+}
+
 /// The exception classes are written in Python, where they can have two bases.
 fn make<'py>(py: Python<'py>, args: impl pyo3::call::PyCallArgs<'py>) -> PyErr {
     static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

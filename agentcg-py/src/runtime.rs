@@ -2,16 +2,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agentcg_core::{
-    EventFilter, EventMode, Limit, MemcgConfig, SchedulerConfig, SchedulerScope, SessionConfig,
+    EventFilter, EventMode, MemcgConfig, SchedulerConfig, SchedulerScope, SessionConfig,
 };
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::error;
 use crate::events::EventStream;
 use crate::handle::Handle;
 use crate::memory::MemoryProtection;
 use crate::scheduler::Scheduler;
 use crate::session::Session;
+use crate::{error, options};
 
 /// The owner of one cgroup subtree.
 #[pyclass(frozen, module = "agentcg._native")]
@@ -20,8 +21,14 @@ pub(crate) struct Runtime(Handle<agentcg_core::Runtime>);
 #[pymethods]
 impl Runtime {
     #[new]
-    fn new(py: Python<'_>, root: Option<PathBuf>) -> PyResult<Self> {
-        let mut builder = agentcg_core::Runtime::builder();
+    fn new(
+        py: Python<'_>,
+        root: Option<PathBuf>,
+        shared: bool,
+        keep_orphans: bool,
+    ) -> PyResult<Self> {
+        let mut builder =
+            agentcg_core::Runtime::builder().shared(shared).keep_orphans(keep_orphans);
         if let Some(root) = root {
             builder = builder.root(root);
         }
@@ -34,34 +41,24 @@ impl Runtime {
         self.0.with(py, |r| Ok(r.root().path().to_path_buf()))
     }
 
-    #[expect(clippy::too_many_arguments)] // one for each limit
+    /// `limits` are those of the session, `call` those of each of its calls.
     fn session(
         &self,
         py: Python<'_>,
         name: &str,
         priority: &str,
-        cpu_weight: Option<u32>,
-        cpu_max: Option<f64>,
-        memory_low: Option<&str>,
-        memory_high: Option<&str>,
-        memory_max: Option<&str>,
-        swap_max: Option<&str>,
-        pids_max: Option<&str>,
+        limits: &Bound<'_, PyDict>,
+        call: &Bound<'_, PyDict>,
     ) -> PyResult<Session> {
+        let (limits, call) = (options::limits(limits)?, options::limits(call)?);
         let session = self.0.with(py, |runtime| {
-            let limit = |text: Option<&str>| text.map(str::parse::<Limit>).transpose();
             let mut config = SessionConfig::default();
             config.priority = priority.parse()?;
-            config.limits.cpu_weight = cpu_weight;
-            config.limits.cpu_max = cpu_max;
-            config.limits.memory_low = limit(memory_low)?;
-            config.limits.memory_high = limit(memory_high)?;
-            config.limits.memory_max = limit(memory_max)?;
-            config.limits.swap_max = limit(swap_max)?;
-            config.limits.pids_max = limit(pids_max)?;
+            config.limits = limits;
+            config.call = call;
             runtime.session(name, config)
         })?;
-        Ok(Session(Handle::new("session", session)))
+        Ok(Session::new(session))
     }
 
     fn start_scheduler(&self, py: Python<'_>, slice_us: u64, scope: &str) -> PyResult<Scheduler> {

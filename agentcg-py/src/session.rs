@@ -1,29 +1,175 @@
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use agentcg_core::Canceller;
+use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use crate::call::{Done, ToolCall, done};
 use crate::handle::Handle;
+use crate::{error, options};
 
 /// One agent's cgroup.
 #[pyclass(frozen, module = "agentcg._native")]
-pub(crate) struct Session(pub(crate) Handle<agentcg_core::Session>);
+pub(crate) struct Session {
+    session: Handle<Arc<agentcg_core::Session>>,
+    path: PathBuf,
+    runs: Runs,
+}
+
+impl Session {
+    pub(crate) fn new(session: agentcg_core::Session) -> Self {
+        Self {
+            path: session.path().to_path_buf(),
+            session: Handle::new("session", Arc::new(session)),
+            runs: Runs::default(),
+        }
+    }
+}
 
 #[pymethods]
 impl Session {
     #[getter]
-    fn path(&self, py: Python<'_>) -> PyResult<PathBuf> {
-        self.0.with(py, |s| Ok(s.path().to_path_buf()))
+    fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
     fn usage(&self, py: Python<'_>) -> PyResult<String> {
-        self.0.with(py, |s| s.usage().map(|usage| usage.to_json()))
+        self.session.with(py, |s| s.usage().map(|usage| usage.to_json()))
     }
 
     fn move_pid(&self, py: Python<'_>, pid: i32) -> PyResult<()> {
-        self.0.with(py, |s| s.move_pid(pid))
+        self.session.with(py, |s| s.move_pid(pid))
     }
 
+    fn move_agent(&self, py: Python<'_>, pid: i32) -> PyResult<()> {
+        self.session.with(py, |s| s.move_agent(pid))
+    }
+
+    fn set_limits(&self, py: Python<'_>, limits: &Bound<'_, PyDict>) -> PyResult<()> {
+        let limits = options::limits(limits)?;
+        self.session.with(py, |s| s.set_limits(&limits))
+    }
+
+    fn freeze(&self, py: Python<'_>, frozen: bool) -> PyResult<()> {
+        self.session.with(py, |s| if frozen { s.freeze() } else { s.thaw() })
+    }
+
+    fn kill(&self, py: Python<'_>) -> PyResult<()> {
+        self.session.with(py, |s| s.kill())
+    }
+
+    fn kill_calls(&self, py: Python<'_>) -> PyResult<()> {
+        self.session.with(py, |s| s.kill_calls())
+    }
+
+    /// Runs a command in this thread. A Python signal handler that raises ends the call.
+    fn run(
+        &self,
+        py: Python<'_>,
+        args: Vec<OsString>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<Done> {
+        let session = self.session.with(py, |s| Ok(s.clone()))?;
+        let (mut command, _) = options::command(&session, args, options)?;
+        let mut raised = None;
+        let outcome = py.detach(|| {
+            let _run = self.runs.enter(command.canceller());
+            command.output_unless(|| match Python::attach(|py| py.check_signals()) {
+                Ok(()) => false,
+                Err(e) => {
+                    raised = Some(e);
+                    true
+                }
+            })
+        });
+        match raised {
+            Some(e) => Err(e),
+            None => Ok(done(py, &outcome.map_err(|e| error::from_core(py, &e))?)),
+        }
+    }
+
+    /// Starts a command.
+    fn spawn(
+        &self,
+        py: Python<'_>,
+        args: Vec<OsString>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<ToolCall> {
+        let session = self.session.with(py, |s| Ok(s.clone()))?;
+        let (mut command, history) = options::command(&session, args, options)?;
+        let call = py.detach(|| {
+            let _run = self.runs.enter(command.canceller());
+            command.spawn()
+        });
+        ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?, history)
+    }
+
+    /// Ends the runs of other threads, then the session.
     fn close(&self, py: Python<'_>) {
-        self.0.close(py);
+        let Ok(Some(session)) = self.session.take(py) else { return };
+        py.detach(|| {
+            self.runs.end();
+            drop(session);
+        });
+    }
+}
+
+/// The calls of `run` that threads are in, so that closing the session can end them.
+#[derive(Default)]
+struct Runs {
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    closing: bool,
+    next: u64,
+    cancellers: HashMap<u64, Canceller>,
+}
+
+impl Runs {
+    fn enter(&self, canceller: Canceller) -> Inside<'_> {
+        let mut state = self.state.lock();
+        let id = state.next;
+        state.next += 1;
+        if state.closing {
+            // Before it is started: its verdict is `cancelled`.
+            let _ = canceller.cancel();
+        }
+        state.cancellers.insert(id, canceller);
+        Inside { runs: self, id }
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        for canceller in state.cancellers.values() {
+            // It fails when the call is just over, and then there is nothing to wait for.
+            let _ = canceller.cancel();
+        }
+        while !state.cancellers.is_empty() {
+            self.idle.wait(&mut state);
+        }
+    }
+}
+
+/// A thread is in `run`, until this is dropped.
+struct Inside<'r> {
+    runs: &'r Runs,
+    id: u64,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let mut state = self.runs.state.lock();
+        state.cancellers.remove(&self.id);
+        if state.cancellers.is_empty() {
+            self.runs.idle.notify_all();
+        }
     }
 }

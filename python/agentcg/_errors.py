@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
+
+    from agentcg._result import ToolResult
 
 
 class AgentcgError(Exception):
@@ -13,7 +17,8 @@ class AgentcgError(Exception):
 
     kind: str
     """The class of failure: ``invalid_input``, ``not_found``, ``already_exists``, ``permission_denied``, ``busy``,
-    ``unsupported``, ``timed_out``, ``os``, ``bpf``, ``closed``."""
+    ``unsupported``, ``timed_out``, ``os``, ``bpf``, ``closed``, ``forked`` (the handle belongs to the process that this
+    one was forked from), ``call`` (:class:`ToolCallError`)."""
     path: Path | None
     """The kernel file, cgroup or program it is about."""
     errno: int | None
@@ -27,7 +32,7 @@ class AgentcgError(Exception):
         kind: str = "other",
         path: Path | None = None,
         errno: int | None = None,
-        help: str | None = None,  # noqa: A002 - the attribute's name
+        help: str | None = None,
     ) -> None:
         """Take the parts."""
         super().__init__(message)
@@ -49,6 +54,39 @@ class LimitError(AgentcgError, ValueError):
     """A name, size, limit or option is not valid; nothing was changed."""
 
 
+class ToolCallError(AgentcgError, subprocess.CalledProcessError):
+    """A call with ``check=True`` did not complete; :attr:`result` has all about it.
+
+    Also a :class:`subprocess.CalledProcessError`, with its ``cmd``, ``returncode``, ``stdout`` and ``stderr``.
+    """
+
+    result: ToolResult[Any]
+    """What came of the call."""
+
+    def __init__(self, result: ToolResult[Any]) -> None:
+        """Take the result."""
+        Exception.__init__(self, result)
+        self.kind, self.path, self.errno = "call", None, None
+        self.help = result.advice or None
+        self.result = result
+        self.cmd, self.returncode = result.args, result.returncode
+        self.output, self.stderr = result.stdout, result.stderr
+
+    def __str__(self) -> str:
+        """Say what it came to, and the advice."""
+        how = f"{self.result.verdict.value}, status {self.returncode}"
+        return f"command {self.cmd!r}: {how}" + (f": {self.help}" if self.help else "")
+
+
+class ToolCallTimeoutError(ToolCallError, subprocess.TimeoutExpired):
+    """A call with ``check=True`` was ended by its timeout; also a :class:`subprocess.TimeoutExpired`."""
+
+    def __init__(self, result: ToolResult[Any]) -> None:
+        """Take the result."""
+        super().__init__(result)
+        self.timeout = result.duration
+
+
 _CLASSES = {
     "invalid_input": LimitError,
     "permission_denied": PermissionDeniedError,
@@ -61,7 +99,7 @@ def make(
     message: str,
     path: Path | None = None,
     errno: int | None = None,
-    help: str | None = None,  # noqa: A002 - the attribute's name
+    help: str | None = None,
 ) -> AgentcgError:
     """Make the exception for a failure; called by the native module."""
     return _CLASSES.get(kind, AgentcgError)(message, kind, path, errno, help)

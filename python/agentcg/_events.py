@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from typing_extensions import dataclass_transform
 
     @dataclass_transform(frozen_default=True)
@@ -181,19 +183,29 @@ class Unknown(Event):
         return found
 
 
-_CLASSES = {
-    cls.EVENT: (cls, [f.name for f in fields(cls)])
-    for cls in (Exec, Exit, Fork, FileOpen, BashReadline, OomKill, Dropped)
+CLASSES: list[type[Event]] = [Exec, Exit, Fork, FileOpen, BashReadline, OomKill, Dropped, Unknown]
+"""In the order in which the native module has the kinds."""
+_BY_KIND: dict[str, tuple[Callable[..., Event], list[str]]] = {
+    cls.EVENT: (cls, [f.name for f in fields(cls)]) for cls in CLASSES[:-1]
 }
 
 
 def from_json(line: str) -> Event:
-    """Make the event of one line of the native module's JSON; fields that are not known yet are ignored."""
+    """Make the event of one line of JSON; fields that are not known yet are ignored."""
     found = json.loads(line)
     kind = found["event"]
-    if kind not in _CLASSES:
+    if kind not in _BY_KIND:
         return Unknown(kind, line)
-    cls, names = _CLASSES[kind]
+    cls, names = _BY_KIND[kind]
     if "argv" in found:
         found["argv"] = tuple(found["argv"])
     return cls(*map(found.get, names))
+
+
+def read_events(lines: Iterable[str]) -> Iterator[Event]:
+    """Read what ``agentcg process`` has written, such as ``open("events.jsonl")``; a header line is passed over."""
+    for line in lines:
+        if line.strip():
+            event = from_json(line)
+            if not (isinstance(event, Unknown) and event.kind == "HEADER"):
+                yield event

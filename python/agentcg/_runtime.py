@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import operator
-import os
+import atexit
 import weakref
-from typing import TYPE_CHECKING, Literal, TypeVar, Union
 
 from agentcg import _native
-from agentcg._capabilities import Capabilities, capabilities
 from agentcg._errors import pid, within
 from agentcg._handle import Handle
-from agentcg._memory import MemoryProtection
-from agentcg._scheduler import Scheduler
+from agentcg._options import limits as ready
 from agentcg._session import Session
-from agentcg._stream import EventStream
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+    from typing import Any, Literal, TypeVar
 
-    from agentcg._session import Priority
+    from typing_extensions import Unpack
 
-H = TypeVar("H", bound=Handle)
-StrPath = Union[str, "os.PathLike[str]"]
-Kind = Literal["EXEC", "EXIT", "FORK", "FILE_OPEN", "BASH_READLINE", "OOM_KILL"]
+    from agentcg._capabilities import Capabilities
+    from agentcg._memory import MemoryProtection
+    from agentcg._scheduler import Scheduler
+    from agentcg._stream import EventStream
+    from agentcg._types import Kind, Limits, Observer, Priority, StrPath
+
+    H = TypeVar("H", bound=Handle)
+
 _U32 = (1 << 32) - 1
 
 
@@ -32,19 +34,25 @@ class Runtime(Handle):
     """The owner of one cgroup subtree and of everything attached on its behalf.
 
     ``root`` is the cgroup below which the sessions are made; it is made if it is missing, in an existing parent.
-    Default: ``agentcg`` below the cgroup v2 mount. A second runtime on the same root is refused. What a killed process
-    left there is removed first.
+    Default: ``agentcg`` below the cgroup v2 mount. What a killed process left there is removed first.
 
-    Closing it closes all that it gave out, removes the cgroups that it made and switches controllers off again that it
-    switched on.
+    A second runtime on the same root is refused, unless both are ``shared``: then a session that is there already is
+    joined, with the priority and limits that it has, and the last one out removes it. ``keep_orphans``: calls whose
+    harness was killed are moved out instead of killed.
+
+    Closing it, at the latest when Python ends, closes all that it gave out, kills the calls that run, removes the
+    cgroups that it made and switches controllers off again that it switched on. In a forked child it is of no use and
+    does nothing; make another one there.
     """
 
-    __slots__ = ("_given", "_native")
+    __slots__ = ("_given", "_native", "_observers")
 
-    def __init__(self, root: StrPath | None = None) -> None:
+    def __init__(self, root: StrPath | None = None, *, shared: bool = False, keep_orphans: bool = False) -> None:
         """Take the subtree."""
-        self._native = _native.Runtime(root)
+        self._native = _native.Runtime(root, shared, keep_orphans)
         self._given: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._observers: list[Observer] = []
+        _open.add(self)
 
     @property
     def root(self) -> Path:
@@ -53,6 +61,8 @@ class Runtime(Handle):
 
     def capabilities(self) -> Capabilities:
         """Probe what this kernel and our privileges allow; :func:`agentcg.capabilities` needs no runtime."""
+        from agentcg._capabilities import capabilities
+
         return capabilities()
 
     def session(
@@ -60,32 +70,27 @@ class Runtime(Handle):
         name: str,
         priority: Priority = "normal",
         *,
-        cpu_weight: int | None = None,
-        cpu_max: float | None = None,
-        memory_low: int | str | None = None,
-        memory_high: int | str | None = None,
-        memory_max: int | str | None = None,
-        swap_max: int | str | None = None,
-        pids_max: int | str | None = None,
+        call_limits: Mapping[str, Any] | None = None,
+        **limits: Unpack[Limits],
     ) -> Session:
-        """Make a session: the cgroup ``name`` below the root.
+        """Make a session: the cgroup ``name`` below the root, with limits of its own (see :class:`Limits`).
 
         ``cpu_weight`` is 1 to 10000, by default that of the priority (150, 100, 50); ``cpu_max`` is in CPUs' worth of
-        time. Sizes are bytes, text such as ``"512M"``, or ``"max"`` for no limit. None leaves a limit as the kernel
-        has it. A limit whose controller is missing is an :class:`UnsupportedError`.
+        time; ``memory_low``, ``memory_high``, ``memory_max``, ``swap_max`` are sizes: bytes, text such as ``"512M"``,
+        or ``"max"`` for no limit; ``pids_max`` counts processes and threads. None leaves a limit as the kernel has it.
+        A limit whose controller is missing is an :class:`UnsupportedError`.
+
+        ``call_limits`` are those of each tool call that does not say otherwise: ``{"memory_max": "2G"}``.
         """
-        native = self._native.session(
-            name,
-            priority,
-            None if cpu_weight is None else within("cpu_weight", cpu_weight, 1, 10_000),
-            cpu_max,
-            _limit(memory_low),
-            _limit(memory_high),
-            _limit(memory_max),
-            _limit(swap_max),
-            _limit(pids_max),
-        )
-        return self._give(Session(native, name, priority))
+        native = self._native.session(name, priority, ready(limits), ready(call_limits or {}))
+        return self._give(Session(native, name, priority, self._observers))
+
+    def observe(self, observer: Observer) -> None:
+        """Call ``observer(result)`` with the :class:`ToolResult` of every call of this runtime when it is over.
+
+        In the thread or task that saw the end. What it raises is logged, and changes nothing for the call.
+        """
+        self._observers.append(observer)
 
     def start_scheduler(self, slice_us: int = 5000, scope: Literal["all", "agents"] = "all") -> Scheduler:
         """Attach a CPU scheduler that shares the CPU by ``cpu.weight``; needs root and a kernel with sched_ext.
@@ -93,6 +98,8 @@ class Runtime(Handle):
         ``slice_us`` is how long a task runs before others are looked at, 100 to 1000000. Scope ``agents``: only
         processes placed in sessions, and their children.
         """
+        from agentcg._scheduler import Scheduler
+
         return self._give(Scheduler(self._native.start_scheduler(within("slice_us", slice_us), scope)))
 
     def attach_memcg_ops(
@@ -123,6 +130,8 @@ class Runtime(Handle):
             within("window_ms", window_ms),
             backend,
         )
+        from agentcg._memory import MemoryProtection
+
         return self._give(MemoryProtection(native))
 
     def subscribe(
@@ -169,6 +178,8 @@ class Runtime(Handle):
             within("args_bytes", args_bytes, 0, _U32),
             within("buffer_bytes", buffer_bytes, 0, _U32),
         )
+        from agentcg._stream import EventStream
+
         return self._give(EventStream(native))
 
     def move_pid(self, pid: int, session: Session) -> None:
@@ -186,9 +197,14 @@ class Runtime(Handle):
         return handle
 
 
-def _limit(value: int | str | None) -> str | None:
-    """Make text of a limit: the native module has the one parser of sizes."""
-    return value if value is None or isinstance(value, str) else str(operator.index(value))
+# What is still open when Python ends: a dead process cannot clean up after itself.
+_open: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for runtime in list(_open):
+        runtime.close()
 
 
 def _cgroup(cgroup: Session | StrPath) -> StrPath:

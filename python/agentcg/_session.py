@@ -1,104 +1,407 @@
-"""Sessions: one agent's cgroup."""
+"""Sessions: one agent's cgroup, and the tool calls in it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from subprocess import PIPE
 
 from agentcg import _errors
 from agentcg._handle import Handle
+from agentcg._options import CAPTURE, Text, call, data, limits, stdio
+from agentcg._result import ToolResult
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any, Literal, overload
+
+    from typing_extensions import Unpack
 
     from agentcg import _native
-
-Priority = Literal["high", "normal", "low"]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a cgroup and everything below it used, from the kernel's files. Times are in µs.
-
-    None: the kernel did not give it; :attr:`unavailable` says why.
-    """
-
-    cpu_user_us: int | None = None
-    """CPU time in user mode."""
-    cpu_system_us: int | None = None
-    """CPU time in the kernel."""
-    cpu_throttled_us: int | None = None
-    """Held back by its own ``cpu.max``, summed over the CPUs."""
-    cpu_stall_us: int | None = None
-    """Some task waited for a CPU."""
-    memory_current_bytes: int | None = None
-    """Memory now; only of what is still there."""
-    memory_peak_bytes: int | None = None
-    """The most memory at one time, page cache included (kernel 5.19)."""
-    swap_peak_bytes: int | None = None
-    """The most swap at one time (kernel 6.5)."""
-    max_rss_bytes: int | None = None
-    """The largest resident set of one process of a tool call."""
-    memory_stall_us: int | None = None
-    """Some task waited for memory."""
-    memory_high_events: int | None = None
-    """How often it went over its own ``memory.high`` and was slowed for it."""
-    oom_kills: int | None = None
-    """Processes killed by an OOM killer."""
-    io_read_bytes: int | None = None
-    """Read from block devices."""
-    io_write_bytes: int | None = None
-    """Written to block devices."""
-    io_stall_us: int | None = None
-    """Some task waited for I/O."""
-    pids_peak: int | None = None
-    """The most processes and threads at one time (kernel 6.1)."""
-    unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Names of missing fields, each with the reason."""
-
-    @classmethod
-    def from_json(cls, text: str) -> Usage:
-        """Parse a JSON object; fields that a later version adds are ignored."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+    from agentcg._aio import AsyncToolCall
+    from agentcg._call import ToolCall
+    from agentcg._types import Args, CallOptions, File, Limits, Observer, Priority
+    from agentcg._usage import Usage
 
 
 class Session(Handle):
-    """One agent's cgroup; made by :meth:`Runtime.session`.
+    """One agent's cgroup; made by :meth:`Runtime.session`. May be used from many threads at once.
 
-    Closing it moves the processes that are left back to where they came from and removes the cgroup.
+    Closing it kills the calls that still run, moves other processes back to where they came from and removes the
+    cgroup.
     """
 
-    __slots__ = ("_native", "name", "path", "priority")
+    __slots__ = ("_native", "_observers", "name", "priority")
 
     name: str
     """Its name."""
-    path: Path
-    """Its cgroup directory: ``/sys/fs/cgroup/agentcg/NAME``."""
     priority: Priority
     """How it stands against the others."""
 
-    def __init__(self, native: _native.Session, name: str, priority: Priority) -> None:
+    def __init__(self, native: _native.Session, name: str, priority: Priority, observers: list[Observer]) -> None:
         """Wrap the native half."""
         self._native = native
+        self._observers = observers
         self.name = name
-        self.path = native.path
         self.priority = priority
 
     def __repr__(self) -> str:
-        """Show what it is and where."""
-        return f"<agentcg.Session {self.name!r} at {self.path}>"
+        """Show what it is."""
+        return f"<agentcg.Session {self.name!r} {self.priority}>"
+
+    @property
+    def path(self) -> Path:
+        """Its cgroup directory: ``/sys/fs/cgroup/agentcg/NAME``."""
+        return self._native.path
+
+    if TYPE_CHECKING:
+
+        @overload
+        def run(
+            self,
+            args: Args,
+            *,
+            text: Literal[True],
+            input: str | None = None,
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            capture_output: bool = False,
+            check: bool = False,
+            encoding: str | None = None,
+            errors: str | None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolResult[str]: ...
+        @overload
+        def run(
+            self,
+            args: Args,
+            *,
+            encoding: str,
+            input: str | None = None,
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            capture_output: bool = False,
+            check: bool = False,
+            text: bool | None = None,
+            errors: str | None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolResult[str]: ...
+        @overload
+        def run(
+            self,
+            args: Args,
+            *,
+            input: bytes | None = None,
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            capture_output: bool = False,
+            check: bool = False,
+            text: Literal[False] | None = None,
+            encoding: None = None,
+            errors: None = None,
+            universal_newlines: Literal[False] | None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolResult[bytes]: ...
+        @overload
+        def run(
+            self,
+            args: Args,
+            *,
+            input: Any = None,
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            capture_output: bool = False,
+            check: bool = False,
+            text: bool | None = None,
+            encoding: str | None = None,
+            errors: str | None = None,
+            universal_newlines: bool | None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolResult[Any]: ...
+
+    def run(
+        self,
+        args: Args,
+        *,
+        input: Any = None,  # the names are those of subprocess
+        stdin: File = None,
+        stdout: File = None,
+        stderr: File = None,
+        capture_output: bool = False,
+        check: bool = False,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ToolResult[Any]:
+        """Run a command as a tool call, in a cgroup of its own, and wait until all of it has ended.
+
+        Shaped like :func:`subprocess.run`: ``stdin``, ``stdout`` and ``stderr`` (``PIPE``, ``DEVNULL``, ``STDOUT``, a
+        descriptor, an open file; default ours), ``input``, ``capture_output``, ``text``, ``encoding``, ``errors``,
+        ``check``, and
+
+        ======================  ==============================================================
+        ``timeout``             seconds; then SIGTERM to all of it, SIGKILL after the grace
+        ``grace``               seconds from SIGTERM to SIGKILL (2)
+        ``hint``                what it needs: ``"memory:high,cpu:2,time:5m"``
+        ``memory_max``          bytes, or text as ``"512M"``: the OOM killer comes above it;
+                                likewise ``memory_high`` (slowed above it), ``memory_low``,
+                                ``memory_min``, ``swap_max``
+        ``cpu_max``             CPUs' worth of time: 1.5
+        ``cpu_weight``          1 to 10000 (100); likewise ``io_weight``
+        ``pids_max``            processes and threads
+        ``cwd``, ``env``, ``shell``, ``executable``, ``close_fds``, ``start_new_session``,
+        ``umask``, ``user``, ``group``, ``extra_groups``
+                                as in :mod:`subprocess`
+        ``capture_limit``       bytes kept of each output (10 MiB), first and last half
+        ``sample``              seconds between samples for ``result.timeline``
+        ``background``          what the command leaves running lives on until the session
+                                ends; otherwise it is killed with the call
+        ``retry``               once more with twice the memory when it was OOM killed at its
+                                own limit (default: with the hint ``memory:auto``)
+        ``name``                of the call, in events, in the outcome and as a cgroup
+        ``budget``              tell tools their limits through the environment (True)
+        ``oom_group``           the OOM killer takes the call as a whole (True)
+        ``oom_score_adj``       -1000 to 1000 (ours plus 500)
+        ======================  ==============================================================
+
+        However it ends, the result says so: look at ``result.verdict`` and ``result.advice``. Only with ``check=True``
+        an end other than ``completed`` raises: :class:`ToolCallError`, which is a
+        :class:`subprocess.CalledProcessError`, or :class:`ToolCallTimeoutError`, which is also a
+        :class:`subprocess.TimeoutExpired`. Bad arguments are a :class:`LimitError`, a limit that cannot be had here an
+        :class:`UnsupportedError`. An exception from a signal handler (Ctrl-C) ends the call and is passed on.
+        """
+        mode = Text.wanted(text, encoding, errors, universal_newlines)
+        argv, native = _prepare(
+            args,
+            input,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=mode,
+            capture=capture_output,
+            options=options,
+        )
+        result = ToolResult.make(args, mode, self._native.run(argv, native))
+        if self._observers:
+            self._tell(result)
+        if check:
+            result.check_returncode()
+        return result
+
+    async def run_async(
+        self,
+        args: Args,
+        *,
+        input: Any = None,
+        stdin: File = None,
+        stdout: File = None,
+        stderr: File = None,
+        capture_output: bool = False,
+        check: bool = False,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ToolResult[Any]:
+        """As :meth:`run`, for asyncio (uvloop too) and trio, without a thread; ``retry`` is not done here.
+
+        Cancelling the task kills all of the call, and waits until it is gone before the cancellation goes on.
+        """
+        mode = Text.wanted(text, encoding, errors, universal_newlines)
+        argv, native = _prepare(
+            args,
+            input,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=mode,
+            capture=capture_output,
+            options=options,
+        )
+        from agentcg._call import Call
+        from agentcg._wait import readable, settled
+
+        running = Call(self._native.spawn(argv, native), args, mode, self._tell)
+        try:
+            await readable(running.fileno())
+        except BaseException:
+            running.kill()
+            await settled(running.fileno())
+            running._take()  # noqa: SLF001
+            raise
+        result = running._take()  # noqa: SLF001
+        if check:
+            result.check_returncode()
+        return result
+
+    if TYPE_CHECKING:
+
+        @overload
+        def popen(
+            self,
+            args: Args,
+            *,
+            text: Literal[True],
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            bufsize: int = -1,
+            encoding: str | None = None,
+            errors: str | None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolCall[str]: ...
+        @overload
+        def popen(
+            self,
+            args: Args,
+            *,
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            bufsize: int = -1,
+            text: Literal[False] | None = None,
+            encoding: None = None,
+            errors: None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolCall[bytes]: ...
+        @overload
+        def popen(
+            self,
+            args: Args,
+            *,
+            stdin: File = None,
+            stdout: File = None,
+            stderr: File = None,
+            bufsize: int = -1,
+            text: bool | None = None,
+            encoding: str | None = None,
+            errors: str | None = None,
+            universal_newlines: bool | None = None,
+            **options: Unpack[CallOptions],
+        ) -> ToolCall[Any]: ...
+
+    def popen(
+        self,
+        args: Args,
+        *,
+        stdin: File = None,
+        stdout: File = None,
+        stderr: File = None,
+        bufsize: int = -1,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        universal_newlines: bool | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ToolCall[Any]:
+        """Start a command as a tool call; shaped like :class:`subprocess.Popen`, options as in :meth:`run`.
+
+        With ``PIPE`` its ends are ``call.stdin``, ``call.stdout`` and ``call.stderr``.
+        """
+        mode = Text.wanted(text, encoding, errors, universal_newlines)
+        argv, native = call(args, dict(options))
+        stdio(native, stdin, stdout, stderr, pipe=PIPE)
+        from agentcg._call import ToolCall
+
+        running: ToolCall[Any] = ToolCall(self._native.spawn(argv, native), args, mode, self._tell, bufsize)
+        return running
+
+    def popen_async(
+        self,
+        args: Args,
+        *,
+        stdin: File = None,
+        stdout: File = None,
+        stderr: File = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncToolCall:
+        """Start a command for asyncio: ``async with session.popen_async(...) as call``; options as in :meth:`run`.
+
+        With ``PIPE`` its ends are streams of bytes, as those of :class:`asyncio.subprocess.Process`.
+        """
+        argv, native = call(args, dict(options))
+        stdio(native, stdin, stdout, stderr, pipe=PIPE)
+        from agentcg._aio import AsyncToolCall
+
+        return AsyncToolCall(lambda: self._native.spawn(argv, native), args, self._tell)
 
     def usage(self) -> Usage:
         """Read what it and its tool calls have used so far from the kernel's files."""
+        from agentcg._usage import Usage
+
         return Usage.from_json(self._native.usage())
+
+    def set_limits(self, **given: Unpack[Limits]) -> None:
+        """Change limits while it runs; what is not given stays as it is."""
+        self._native.set_limits(limits(given))
 
     def move_pid(self, pid: int) -> None:
         """Move a process with all its threads into the session; its later children are born there."""
         self._native.move_pid(_errors.pid(pid))
 
+    def move_agent(self, pid: int) -> None:
+        """Move the harness into the session's ``agent`` cgroup, and make it the last that the OOM killer takes."""
+        self._native.move_agent(_errors.pid(pid))
+
+    def freeze(self) -> None:
+        """Stop all processes of the session where they are; not from inside of it."""
+        self._native.freeze(True)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._native.freeze(False)
+
+    def kill_calls(self) -> None:
+        """Kill its tool calls, with the verdict ``cancelled``, and what they left in the background."""
+        self._native.kill_calls()
+
+    def kill(self) -> None:
+        """Kill every process of the session, also those that were moved into it; not from inside of it."""
+        self._native.kill()
+
     def close(self) -> None:
         """End the session; doing so again does nothing."""
         self._native.close()
+
+    def _tell(self, result: ToolResult[Any]) -> None:
+        """Pass a result on to those who observe; what fails in them is not the call's business."""
+        for observer in list(self._observers):
+            try:
+                observer(result)
+            except Exception:
+                import logging
+
+                logging.getLogger("agentcg").exception("an observer of tool calls failed: %r", observer)
+
+
+def _prepare(
+    args: Args,
+    given: Any,
+    *,
+    stdin: File,
+    stdout: File,
+    stderr: File,
+    text: Text | None,
+    capture: bool,
+    options: CallOptions,
+) -> tuple[list[str], dict[str, object]]:
+    """Make a call ready whose output is kept for its result."""
+    if given is not None and stdin is not None:
+        raise ValueError("stdin and input exclude each other")
+    if capture:
+        if stdout is not None or stderr is not None:
+            raise ValueError("stdout and stderr exclude capture_output")
+        stdout = stderr = PIPE
+    argv, native = call(args, dict(options))
+    if stdin == PIPE:
+        given, stdin = b"", None
+    stdio(native, stdin, stdout, stderr, pipe=CAPTURE)
+    if given is not None:
+        native["stdin"] = data(text, given)
+    return argv, native

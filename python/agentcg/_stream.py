@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import select
+import sys
 import time
+from collections import deque
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentcg._errors import AgentcgError
-from agentcg._events import from_json
 from agentcg._handle import Handle
+from agentcg._wait import wait, wake
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator
+
     from agentcg import _native
     from agentcg._events import Event
 
-_TURN = 64
-"""So many events are handed out before other tasks of the event loop get a turn."""
+_BATCH = 64
+"""So many events are fetched at once, and handed out before other tasks of the event loop get a turn."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class EventStream(Handle):
     read it; it must be closed there too, for closing does not end a wait in another thread.
     """
 
-    __slots__ = ("_fd", "_native", "_open", "_turn", "_waiter", "missing")
+    __slots__ = ("_batch", "_cancel", "_fd", "_native", "_open", "_waiter", "missing")
 
     missing: tuple[MissingProbe, ...]
     """What could not be attached, such as FILE_OPEN events without tracefs."""
@@ -70,23 +73,27 @@ class EventStream(Handle):
         self._native = native
         self._fd = native.fileno()
         self._open = True
-        self._turn = 0
+        self._batch: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._cancel: Any = None  # of the wait of a trio task
         self.missing = tuple(MissingProbe(*m) for m in native.missing)
 
     def next(self, timeout: float | None = None) -> Event | None:
         """Give the next event, waiting at most so many seconds (None: for ever, 0: not at all); None when none came."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            line = self._native.try_next()
-            if line is not None:
-                return from_json(line)
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return None
-            poll = select.poll()
-            poll.register(self._fd, select.POLLIN)
-            poll.poll(None if left is None else min(left, 3600) * 1000)  # it takes 32 bits of ms
+        if not self._batch and not self._fill():
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while True:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return None
+                wait(self._fd, left)
+                if self._fill():
+                    break
+        return self._batch.popleft()
+
+    def _fill(self) -> bool:
+        self._batch.extend(self._native.read(_BATCH))
+        return len(self._batch) > 0
 
     def stats(self) -> EventStats:
         """Say what was delivered and lost so far."""
@@ -100,6 +107,9 @@ class EventStream(Handle):
     def close(self) -> None:
         """Detach the probes; doing so again does nothing."""
         self._open = False
+        self._batch.clear()
+        if self._cancel is not None:
+            self._cancel.cancel()
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             # Before the descriptor goes: the event loop must not keep one that may soon mean another file.
@@ -118,37 +128,66 @@ class EventStream(Handle):
             raise StopIteration
         return event
 
-    def __aiter__(self) -> EventStream:
-        """Give the stream itself."""
-        return self
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Give the events as they come."""
+        batch = self._batch
+        while True:
+            while batch:
+                yield batch.popleft()
+            if not await self._more():
+                return
 
     async def __anext__(self) -> Event:
         """Wait for the next event."""
-        while self._open:
-            line = self._native.try_next()
-            if line is None:
-                await self._readable()
-                continue
-            self._turn = (self._turn + 1) % _TURN
-            if self._turn == 0:
-                await asyncio.sleep(0)
-            return from_json(line)
-        raise StopAsyncIteration
+        while not self._batch:
+            if not await self._more():
+                raise StopAsyncIteration
+        return self._batch.popleft()
 
-    async def _readable(self) -> None:
-        if self._waiter is not None:
+    async def _more(self) -> bool:
+        """Wait for events; false: the stream is closed."""
+        if not self._open:
+            return False
+        trio = sys.modules.get("trio")
+        in_trio = trio is not None and trio.lowlevel.in_trio_run()
+        if self._fill():
+            await self._turn(in_trio)
+        else:
+            await self._readable(in_trio)
+        return self._open
+
+    async def _turn(self, in_trio: bool) -> None:
+        """Let the other tasks run."""
+        if in_trio:
+            import trio
+
+            await trio.lowlevel.checkpoint()
+        else:
+            import asyncio
+
+            await asyncio.sleep(0)
+
+    async def _readable(self, in_trio: bool) -> None:
+        if self._waiter is not None or self._cancel is not None:
             raise AgentcgError("another task is reading this event stream", "busy")
+        if in_trio:
+            import trio
+
+            with trio.CancelScope() as scope:
+                self._cancel = scope
+                try:
+                    await trio.lowlevel.wait_readable(self._fd)
+                finally:
+                    self._cancel = None
+            return
+        import asyncio
+
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
-        loop.add_reader(self._fd, _wake, waiter)
+        loop.add_reader(self._fd, wake, waiter)
         try:
             await waiter
         finally:
             if self._waiter is waiter:
                 loop.remove_reader(self._fd)
                 self._waiter = None
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

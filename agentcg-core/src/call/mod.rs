@@ -48,6 +48,7 @@ use crate::cgroup::Cgroup;
 
 pub use advice::Suggestion;
 pub use cancel::Canceller;
+pub(crate) use clone::Stacks;
 pub use command::Command;
 pub(crate) use evidence::Ancestors;
 pub(crate) use oom::open_log as open_kernel_log;
@@ -56,25 +57,15 @@ use outcome::Stopped;
 pub use outcome::{
     Captured, Cause, Effect, Ended, Outcome, Sample, Scope, Survivor, Verdict, Victim,
 };
+pub(crate) use processes::count as count_processes;
 use reap::reap;
 pub use stdio::Stdio;
 pub(crate) use supervisor::Supervisor;
 use supervisor::{Inbox, Slot};
 pub use usage::Usage;
 
-/// Our ends of the pipes of a call.
-#[derive(Debug, Default)]
-struct Pipes {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl From<[Option<OwnedFd>; 3]> for Pipes {
-    fn from([stdin, stdout, stderr]: [Option<OwnedFd>; 3]) -> Self {
-        Self { stdin, stdout, stderr }
-    }
-}
+/// Our ends of a call's standard input, output and error.
+type Pipes = [Option<OwnedFd>; 3];
 
 /// A call that has been started. Dropping it kills all of its processes.
 #[derive(Debug)]
@@ -104,13 +95,8 @@ pub struct CallControl {
 
 impl ToolCall {
     fn new(control: CallControl, pipes: Pipes) -> Self {
-        Self {
-            control,
-            stdin: pipes.stdin.map(Into::into),
-            stdout: pipes.stdout.map(Into::into),
-            stderr: pipes.stderr.map(Into::into),
-            ready: None,
-        }
+        let [stdin, stdout, stderr] = pipes.map(|pipe| pipe.map(Into::into));
+        Self { control, stdin, stdout, stderr, ready: None }
     }
 
     /// A handle for other threads.
@@ -139,26 +125,34 @@ impl ToolCall {
     }
 
     /// Closes our end of standard input and waits until the call is over and its cgroup gone.
-    pub fn wait(mut self) -> Outcome {
+    ///
+    /// # Errors
+    /// `InvalidInput` in a forked child: the call is its parent's, which alone sees its end.
+    pub fn wait(mut self) -> Result<Outcome> {
         self.stdin = None;
-        self.control.slot.take()
+        self.control.check_process()?;
+        Ok(self.control.slot.take())
     }
 
     /// Waits at most so long; true when the call is over and [`wait`](Self::wait) returns at once.
-    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
         self.control.wait_timeout(timeout)
     }
 
-    /// Is it over?
+    /// Is it over? In a forked child: false, for it cannot know.
     pub fn is_finished(&self) -> bool {
-        self.wait_timeout(Duration::ZERO)
+        self.wait_timeout(Duration::ZERO).unwrap_or(false)
     }
 
     /// A descriptor that is readable when the call is over, for event loops.
     ///
     /// # Errors
-    /// Those of `eventfd`.
+    /// Those of `eventfd`; as [`wait`](Self::wait).
     pub fn ready_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        self.control.check_process()?;
         let ready = match self.ready.take() {
             Some(ready) => ready,
             None => self.control.slot.ready()?,
@@ -179,8 +173,12 @@ impl ToolCall {
 
 impl CallControl {
     /// As [`ToolCall::wait_timeout`]; a time beyond what a clock can hold is for ever.
-    pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.slot.wait(Instant::now().checked_add(timeout))
+    ///
+    /// # Errors
+    /// As [`ToolCall::wait`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
+        self.check_process()?;
+        Ok(self.slot.wait(Instant::now().checked_add(timeout)))
     }
 
     /// As [`ToolCall::cancel`].
@@ -191,6 +189,11 @@ impl CallControl {
     /// As [`ToolCall::kill`].
     pub fn kill(&self) {
         self.stop(Some(Duration::ZERO));
+    }
+
+    /// A forked child has the memory of its parent, but not the thread that watches over the call.
+    fn check_process(&self) -> Result<()> {
+        self.inbox.check_process()
     }
 
     fn stop(&self, grace: Option<Duration>) {
@@ -235,6 +238,9 @@ impl CallControl {
 
     /// As [`ToolCall::usage`].
     pub fn usage(&self) -> Usage {
+        if self.check_process().is_err() {
+            return Usage::read(&self.cgroup);
+        }
         self.slot.usage().unwrap_or_else(|| {
             let now = Usage::read(&self.cgroup);
             // It may have ended while we read: then the last word was said before.

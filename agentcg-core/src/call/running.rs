@@ -27,6 +27,8 @@ use crate::session::Calls;
 
 /// The time line is halved when it is longer than this.
 const MAX_SAMPLES: usize = 4096;
+/// Who interrupts a call wants to go on soon.
+const INTERRUPTED_GRACE: Duration = Duration::from_millis(250);
 
 /// What the kernel may report about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,24 +338,19 @@ impl Running {
             (Ended::Unknown("it did not end".into()), None, self.started.elapsed())
         });
         let mut outcome = End {
+            plan: self.plan,
+            calls: &self.calls,
             cgroup: &self.cgroup,
-            ancestors: self.calls.ancestors(),
             before: &self.before,
             ended,
             stopped: self.end.stopped.take(),
             alone: self.calls.was_alone(&self.presence),
-            limits: &self.plan.limits,
-            session: self.calls.session(),
-            call: &self.plan.call,
-            command: &self.plan.command,
             started_at: self.started_at,
             duration,
+            queued: self.queued,
             max_rss_bytes,
         }
         .conclude();
-        outcome.queued = self.queued;
-        outcome.hint = self.plan.hint;
-        outcome.notes = self.plan.notes;
         let [stdout, stderr] = self.capture.map(|c| c.map(|c| c.kept.finish()));
         (outcome.stdout, outcome.stderr) = (stdout, stderr);
         outcome.killed_processes = self.end.killed;
@@ -361,21 +358,32 @@ impl Running {
         outcome.survivors = self.end.survivors;
         outcome.timeline = self.end.timeline;
         if let Err(e) = self.cgroup.remove_tree() {
-            tracing::warn!("call {} stays: {e}", self.plan.call);
+            tracing::warn!("call {} stays: {e}", outcome.call);
         }
         drop(self.presence);
         drop(self.pass);
         outcome
     }
 
-    /// Sees it through to its end in the calling thread, without a supervisor.
-    pub(super) fn run(mut self) -> Outcome {
+    /// Sees it through to its end in the calling thread, without a supervisor. `interrupted` is asked
+    /// after a signal handler has run: true ends the call.
+    pub(super) fn run(mut self, interrupted: &mut dyn FnMut() -> bool) -> Outcome {
         let mut sources = Source::ALL.to_vec();
         self.begin();
+        // A signal that came while it was started has been handled by now.
+        let mut ask = true;
         loop {
+            if std::mem::take(&mut ask) && interrupted() {
+                let grace = self.plan.grace.min(INTERRUPTED_GRACE);
+                self.stop(Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
+            }
             let next = match self.poll(&sources) {
                 Ok(Some(source)) => self.on_event(source),
                 Ok(None) => self.on_time(Instant::now()),
+                Err(Errno::INTR) => {
+                    ask = true;
+                    Next::Wait
+                }
                 Err(e) => {
                     tracing::error!("call {}: poll: {e}", self.plan.call);
                     self.kill();
@@ -397,18 +405,13 @@ impl Running {
 
     /// What comes first; `None` when a time is over.
     fn poll(&self, sources: &[Source]) -> Result<Option<Source>, Errno> {
-        let timeout = self.deadline().map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ }
-        });
+        let left = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         let watched: Vec<_> =
             sources.iter().filter_map(|s| self.fd(*s).map(|fd| (*s, fd))).collect();
         let mut fds: Vec<_> =
             watched.iter().map(|(s, fd)| PollFd::from_borrowed_fd(*fd, s.poll_flags())).collect();
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
+        poll(&mut fds, timeout.as_ref())?;
         let ready = fds.iter().position(|fd| !fd.revents().is_empty());
         Ok(ready.map(|i| watched[i].0))
     }

@@ -22,6 +22,8 @@ const SAVED: &str = "user.agentcg.saved.";
 pub(crate) struct Claim {
     cgroup: Cgroup,
     _lock: OwnedFd,
+    /// A forked child that drops its copy must not put back what its parent still wants changed.
+    process: u32,
 }
 
 impl Claim {
@@ -29,7 +31,7 @@ impl Claim {
     pub(crate) fn take(cgroup: Cgroup) -> Result<Self> {
         let lock = lock(&cgroup, Lock::Values)?;
         restore(&cgroup)?;
-        Ok(Self { cgroup, _lock: lock })
+        Ok(Self { cgroup, _lock: lock, process: std::process::id() })
     }
 
     pub(crate) fn cgroup(&self) -> &Cgroup {
@@ -63,7 +65,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Err(e) = self.restore() {
+        if self.process == std::process::id()
+            && let Err(e) = self.restore()
+        {
             tracing::warn!("{e}");
         }
     }

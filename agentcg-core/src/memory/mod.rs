@@ -161,6 +161,8 @@ pub struct MemoryProtection {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<MemoryStats>>,
+    /// A forked child has no such thread, and must not end its parent's.
+    process: u32,
 }
 
 impl MemoryProtection {
@@ -193,7 +195,7 @@ impl MemoryProtection {
                 .spawn(move || tracing::dispatcher::with_default(&log, || watch.run(&stop)))
                 .map_err(|e| Error::os("start a thread", "agentcg-memory", e))?
         };
-        Ok(Self { stop, thread: Some(thread), stats })
+        Ok(Self { stop, thread: Some(thread), stats, process: std::process::id() })
     }
 
     /// The mechanism in use.
@@ -209,6 +211,9 @@ impl MemoryProtection {
 
 impl Drop for MemoryProtection {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
         let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

@@ -144,7 +144,7 @@ fn shared() -> Result<()> {
         drop(joined);
         ensure!(session.command("true").status()?.success());
         call.kill();
-        ensure!(call.wait().verdict == Verdict::Cancelled);
+        ensure!(call.wait()?.verdict == Verdict::Cancelled);
     }
     drop((session, ours));
     ensure!(!root.exists());
@@ -159,7 +159,7 @@ fn shared_keep() -> Result<()> {
     let others = crashed(&root, "running", "shared")?;
     let joined = Runtime::builder().root(&root).shared(true).keep_orphans(true).build()?;
     live_at(&others, &mount_point()?)?;
-    ensure!(!call.wait_timeout(Duration::ZERO));
+    ensure!(!call.wait_timeout(Duration::ZERO)?);
     end(&others)?;
     drop((joined, call, session, ours));
     ensure!(!root.exists());

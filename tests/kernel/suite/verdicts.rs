@@ -305,7 +305,7 @@ fn meanwhile(
 ) -> Result<Outcome> {
     let call = command.stdin(Stdio::Null).stdout(Stdio::Capture).spawn()?;
     act(&call)?;
-    Ok(call.wait())
+    Ok(call.wait()?)
 }
 
 fn kill(pid: i32, signal: i32) -> Result<()> {
@@ -336,7 +336,7 @@ fn oom_kills(call: &agentcg_core::ToolCall) -> Result<u64> {
 fn reader_gone(stage: &Stage) -> Result<Outcome> {
     let (read, write) = std::io::pipe()?;
     drop(read);
-    Ok(stage.session().command("yes").stdout(OwnedFd::from(write)).spawn()?.wait())
+    Ok(stage.session().command("yes").stdout(OwnedFd::from(write)).spawn()?.wait()?)
 }
 
 /// Who ignores SIGCHLD gets no statuses.
@@ -375,7 +375,7 @@ fn beside(
     let second = second.output()?;
     // It reads until here.
     first.stdin = None;
-    Ok([first.wait(), second])
+    Ok([first.wait()?, second])
 }
 
 /// A file of this many MiB that no page cache holds.
@@ -397,7 +397,7 @@ fn host_oom(stage: &Stage) -> Result<Outcome> {
         ensure!(std::io::BufRead::read_line(&mut out, &mut said)? > 0, "it ended: {said}");
     }
     std::fs::write("/proc/sysrq-trigger", "f")?;
-    let mut outcome = call.wait();
+    let mut outcome = call.wait()?;
     // The pipe was ours, so the output is not in the outcome yet.
     let kept = agentcg_core::Captured { bytes: said.into_bytes(), ..Default::default() };
     outcome.stdout = Some(kept);
@@ -602,7 +602,7 @@ fn stopped() -> Vec<Row> {
             let mut out = std::io::BufReader::new(call.stdout.take().context("stdout")?);
             std::io::BufRead::read_line(&mut out, &mut String::new())?;
             call.cancel();
-            Ok(call.wait())
+            Ok(call.wait()?)
         })
         .says(&["on purpose"]),
         Row::new("killed_by_the_handle", HERE, Cancelled, Signal(libc::SIGKILL), |s| {

@@ -1,0 +1,196 @@
+"""What is asked of a session or a call, made ready for the native module."""
+
+from __future__ import annotations
+
+import operator
+import os
+import subprocess
+
+from agentcg._errors import within
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from agentcg._types import AnyPath, Args, File, HasFileno
+
+
+CAPTURE = -4
+"""For the native module: kept for the result, where ``PIPE`` is a pipe to the caller."""
+
+
+def _limit(_name: str, value: int | str) -> str:
+    """Make text of a limit: the native module has the one parser of sizes."""
+    return value if isinstance(value, str) else str(operator.index(value))
+
+
+def _weight(name: str, value: int) -> int:
+    return within(name, value, 1, 10_000)
+
+
+def _number(name: str, value: int) -> int:
+    return within(name, operator.index(value), 0, (1 << 32) - 1)
+
+
+def _size(name: str, value: int) -> int:
+    return within(name, operator.index(value), 0, (1 << 63) - 1)
+
+
+def _umask(name: str, value: int) -> int | None:
+    return None if value == -1 else within(name, value, 0, 0o777)
+
+
+def _user(name: str, value: str | int) -> int:
+    if isinstance(value, str):
+        import pwd
+
+        return pwd.getpwnam(value).pw_uid
+    return _number(name, value)
+
+
+def _group(name: str, value: str | int) -> int:
+    if isinstance(value, str):
+        import grp
+
+        return grp.getgrnam(value).gr_gid
+    return _number(name, value)
+
+
+def _groups(name: str, values: Sequence[str | int]) -> list[int]:
+    return [_group(name, value) for value in values]
+
+
+def _path(_name: str, value: AnyPath) -> str:
+    return os.fsdecode(value)
+
+
+def _env(_name: str, value: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    return [(os.fsdecode(k), os.fsdecode(v)) for k, v in value.items()]
+
+
+def _is(_name: str, value: object) -> object:
+    return value
+
+
+def _true(_name: str, value: object) -> bool:
+    return bool(value)
+
+
+_LIMITS: dict[str, Callable[[str, Any], object]] = {
+    "cpu_weight": _weight,
+    "cpu_max": _is,
+    "memory_min": _limit,
+    "memory_low": _limit,
+    "memory_high": _limit,
+    "memory_max": _limit,
+    "swap_max": _limit,
+    "pids_max": _limit,
+    "io_weight": _weight,
+}
+_CALL: dict[str, Callable[[str, Any], object]] = {
+    **_LIMITS,
+    "hint": _is,
+    "timeout": _is,
+    "grace": _is,
+    "cwd": _path,
+    "env": _env,
+    "start_new_session": _true,
+    "umask": _umask,
+    "user": _user,
+    "group": _group,
+    "extra_groups": _groups,
+    "name": _is,
+    "background": _true,
+    "budget": _true,
+    "oom_group": _true,
+    "oom_score_adj": _is,
+    "sample": _is,
+    "capture_limit": _size,
+    "retry": _true,
+}
+
+
+def limits(given: Mapping[str, Any]) -> dict[str, object]:
+    """Check the names and make the values ready."""
+    return _ready(given, _LIMITS)
+
+
+def _ready(given: Mapping[str, Any], known: Mapping[str, Callable[[str, Any], object]]) -> dict[str, object]:
+    ready: dict[str, object] = {}
+    for name, value in given.items():
+        convert = known.get(name)
+        if convert is None:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+        if value is not None and (value := convert(name, value)) is not None:
+            ready[name] = value
+    return ready
+
+
+def call(args: Args, given: dict[str, Any]) -> tuple[list[str], dict[str, object]]:
+    """Give the command and the options of a call; what is for Python alone is taken out of ``given``."""
+    shell, executable = given.pop("shell", False), given.pop("executable", None)
+    close_fds = given.pop("close_fds", True)
+    words = [args] if isinstance(args, (str, bytes, os.PathLike)) else args
+    argv = ["/bin/sh", "-c"] if shell else []
+    argv += [os.fsdecode(word) for word in words]
+    options = _ready(given, _CALL)
+    if executable is not None and argv:
+        if not shell:
+            options["arg0"] = argv[0]
+        argv[0] = os.fsdecode(executable)
+    if not close_fds:
+        options["inherit_fds"] = True
+    return argv, options
+
+
+def stdio(options: dict[str, object], stdin: File, stdout: File, stderr: File, *, pipe: int) -> None:
+    """Add where input comes from and output goes to; ``pipe`` is what ``PIPE`` means for output."""
+    if stdin is not None:
+        options["stdin"] = _file(stdin)
+    if stdout is not None:
+        options["stdout"] = pipe if stdout == subprocess.PIPE else _file(stdout)
+    if stderr is not None:
+        options["stderr"] = pipe if stderr == subprocess.PIPE else _file(stderr)
+
+
+def _file(file: int | HasFileno) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
+class Text:
+    """How bytes become text, and text bytes."""
+
+    __slots__ = ("encoding", "errors")
+
+    def __init__(self, encoding: str | None, errors: str | None) -> None:
+        """Take what :class:`io.TextIOWrapper` takes."""
+        if encoding is None:
+            import locale
+
+            encoding = locale.getpreferredencoding(False)
+        self.encoding = encoding
+        self.errors = errors or "strict"
+
+    @classmethod
+    def wanted(
+        cls, text: bool | None, encoding: str | None, errors: str | None, universal_newlines: bool | None = None
+    ) -> Text | None:
+        """Make one if text is wanted rather than bytes."""
+        if text is not None and universal_newlines is not None and bool(text) != bool(universal_newlines):
+            raise subprocess.SubprocessError("text and universal_newlines differ: give one of them")
+        return cls(encoding, errors) if text or encoding or errors or universal_newlines else None
+
+    def encode(self, text: str) -> bytes:
+        """Make bytes for standard input."""
+        return text.encode(self.encoding, self.errors)
+
+    def decode(self, data: bytes, cut_at: int | None = None) -> str:
+        """Make text of output; where something was left out a character may be torn."""
+        errors = self.errors if cut_at is None or self.errors != "strict" else "replace"
+        return data.decode(self.encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def data(text: Text | None, given: Any) -> bytes:
+    """Make bytes of ``input``."""
+    return text.encode(given) if text is not None and isinstance(given, str) else bytes(memoryview(given))

@@ -1,0 +1,57 @@
+"""Waiting for a descriptor: in the calling thread, or in the event loop that runs."""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+
+
+def wait(fd: int, timeout: float | None = None) -> bool:
+    """Wait until it is readable, at most so many seconds; signal handlers run meanwhile. False: it is not."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while True:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if poll.poll(None if left is None else min(left, 3600) * 1000):  # it takes 32 bits of ms
+            return True
+        if left is not None and left <= 0:
+            return False
+
+
+async def readable(fd: int) -> None:
+    """Wait in the event loop, asyncio's or trio's, until it is readable; one task for a descriptor."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        await trio.lowlevel.wait_readable(fd)
+        return
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+    loop.add_reader(fd, wake, waiter)
+    try:
+        await waiter
+    finally:
+        loop.remove_reader(fd)
+
+
+async def settled(fd: int) -> None:
+    """Wait likewise after a cancellation; in trio, where a cancelled scope stays cancelled, shielded from it."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.wait_readable(fd)
+    else:
+        await readable(fd)
+
+
+def wake(waiter: asyncio.Future[None]) -> None:
+    """End a wait."""
+    if not waiter.done():
+        waiter.set_result(None)
