@@ -63,7 +63,7 @@ fn block(session: &Session, spawn: bool) -> Result<u64> {
         let since = Instant::now();
         let mut command = session.command("/bin/true");
         command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
-        let outcome = if spawn { command.spawn()?.wait() } else { command.status()? };
+        let outcome = if spawn { command.spawn()?.wait()? } else { command.status()? };
         ensure!(outcome.success());
         times.push(since.elapsed().as_nanos() as u64);
     }
