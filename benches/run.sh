@@ -2,6 +2,8 @@
 # Measures beside the alternatives, in a guest and on this host. Keep the host quiet.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo build --release -p agentcg-capi --features vendored
+benches/bindings/build.sh target/bench
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
 guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
@@ -17,3 +19,4 @@ guest -- "$bench" storm
 "$bench" events --runs 2000
 "$bench" calls --rounds 1500
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec
+"$bench" bindings target/bench

@@ -16,11 +16,11 @@ read -ra kernels <<<"${KERNELS:-7.3 6.16 6.12}"
 lint() {
   local bad=0
   cargo fmt --check || bad=1
-  clang-format-19 --dry-run -Werror bpf/*.[ch] tests/c/*.[ch] examples/*.c benches/bindings/*.c || bad=1
+  clang-format-19 --dry-run -Werror bpf/*.[ch] tests/c/*.[ch] examples/*.c benches/bindings/c/*.c || bad=1
   "$venv/ruff" check --quiet . || bad=1
   "$venv/ruff" format --quiet --check . || bad=1
   "$venv/mypy" || bad=1
-  shellcheck scripts/*.sh benches/*.sh tests/c/*.sh agentcg-capi/*.sh .ci/run || bad=1
+  shellcheck scripts/*.sh benches/*.sh benches/bindings/*.sh tests/c/*.sh agentcg-capi/*.sh .ci/run || bad=1
   local unformatted
   unformatted=$(gofmt -l go examples benches)
   if [ -n "$unformatted" ]; then
@@ -68,7 +68,8 @@ golang() (
 # The same tests where sched_ext and the controllers are: nothing is left out there.
 bindings() {
   # shellcheck disable=SC2016 # the guest expands it
-  tests/vm/lab.py run --kernel 7.3 --timeout 300 --env "AGENTCG_C_BUILD=$PWD/target/c" --env "VENV=$venv" --env "ROOT=$PWD" -- \
+  tests/vm/lab.py run --kernel 7.3 --timeout 600 --env AGENTCG_LAB=7.3 --env "AGENTCG_C_BUILD=$PWD/target/c" --env "VENV=$venv" \
+    --env "ROOT=$PWD" -- \
     'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c tests/go'
 }
 

@@ -5,6 +5,7 @@
 //! | `scheduler` | the kernel's EEVDF; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
+//! | `bindings` | C and Go beside the library itself |
 //! | `wrappers` | the command itself, a shell script, `systemd-run`, BenchExec's `runexec` |
 //! | `storm` | nothing: all verdicts must be right, and nothing may be left |
 //!
@@ -13,6 +14,7 @@
 
 #![allow(clippy::print_stdout)]
 
+mod bindings;
 mod calls;
 mod events;
 mod scheduler;
@@ -53,6 +55,17 @@ enum What {
         #[arg(long, default_value_t = 4)]
         large_gib: usize,
     },
+    /// What C and Go add to a call, and how fast they read events
+    Bindings {
+        /// Where benches/run.sh has built the programs
+        directory: std::path::PathBuf,
+        /// Calls of each kind
+        #[arg(long, default_value_t = 1000)]
+        rounds: u32,
+        /// Processes whose events are read
+        #[arg(long, default_value_t = 8000)]
+        processes: u32,
+    },
     /// What agentcg run and agentcg-bash cost as programs
     Wrappers {
         /// Runs of each kind
@@ -84,6 +97,9 @@ fn main() -> anyhow::Result<()> {
         What::Scheduler { seconds, only } => scheduler::run(seconds, &only),
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
+        What::Bindings { directory, rounds, processes } => {
+            bindings::run(&directory, rounds, processes)
+        }
         What::Wrappers { rounds } => wrappers::measure(rounds),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
         What::Job { name, count } => scheduler::job(&name, count),
