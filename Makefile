@@ -5,7 +5,7 @@ CACHE := $(or $(AGENTCG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentcg)
 VENV := $(CACHE)/venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench vm header clean
+.PHONY: help setup build demo test lint bench wheel vm header clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +27,9 @@ lint: setup ## formatting, lints and types only
 
 bench: build ## measure beside the alternatives, in the guest and on this host
 	@benches/run.sh
+
+wheel: setup ## make the Python wheel that runs anywhere, in target/wheels
+	@scripts/wheel.sh
 
 vm: setup ## run CMD under KERNEL, for people: make vm KERNEL=7.3 CMD='uname -r'
 	@tests/vm/lab.py run --kernel "$(KERNEL)" --timeout 600 -- '$(CMD)'

@@ -9,4 +9,7 @@ tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 300 -- "$benc
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 600 -- "$bench" events --runs 200
 "$bench" events --runs 2000
+python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
+VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
+"$python/python" benches/python.py
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec

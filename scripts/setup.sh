@@ -17,6 +17,8 @@ packages=(
   autoconf automake autopoint bison flex gawk libtool
   # the other languages, and tools to look at BPF and shell programs
   golang-go python3 python3-venv bpftool shellcheck
+  # what the report's page is looked at with
+  chromium fonts-dejavu-core
   # what the benchmark compares with
   libbpf-tools
   # the lab: other kernels in emulated machines

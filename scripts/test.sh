@@ -49,6 +49,9 @@ python() {
     "$venv/pytest" -q tests/python
 }
 
+# The wheel as users get it, with other Pythons than that of the tests.
+wheel() { scripts/wheel.sh && "$venv/pytest" -q tests/wheel; }
+
 # libagentcg installed below target/, and used from there by C, C++ and Go
 c() {
   cargo build -p agentcg-capi && rm -rf target/c && tests/c/build.sh target/c && AGENTCG_C_BUILD=$PWD/target/c "$venv/pytest" -q tests/c
@@ -81,7 +84,7 @@ kernels() {
   return "$bad"
 }
 
-all=(lint build clippy docs rust fuzz package python c golang lab bindings kernels)
+all=(lint build clippy docs rust fuzz package python wheel c golang lab bindings kernels)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
 bad=0
