@@ -64,11 +64,14 @@ golang() (
   cd go && go vet ./... && go test -count=1 ./... && cd ../examples/go && go vet .
 )
 
-# The same tests where sched_ext and the controllers are: nothing is left out there.
+# The same tests where sched_ext and the controllers are, but for those that these make no difference to: processes are
+# slow there.
 bindings() {
   # shellcheck disable=SC2016 # the guest expands it
   tests/vm/lab.py run --kernel 7.3 --timeout 300 --env "AGENTCG_C_BUILD=$PWD/target/c" --env "VENV=$venv" --env "ROOT=$PWD" -- \
-    'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c'
+    'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c \
+      --ignore tests/python/test_report.py --ignore tests/python/test_popen.py --ignore tests/python/test_async.py \
+      --ignore tests/python/test_lifecycle.py -k "not mini_swe and not jsonl and not walk_through"'
 }
 
 kernels() {
