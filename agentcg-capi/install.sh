@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the C library: agentcg.h, libagentcg.so.0, libagentcg.a and agentcg.pc.
+# Installs the C library: agentcg.h, libagentcg.so.0, libagentcg.a, agentcg.pc and the manual pages.
 #
 #   install.sh PREFIX [BUILT]   BUILT: where cargo put the libraries (default: target/release)
 #
@@ -20,4 +20,8 @@ ln -sf "libagentcg.so.$version" "$to/lib/$soname"
 ln -sf "$soname" "$to/lib/libagentcg.so"
 install -Dm 644 "$built/libagentcg.a" "$to/lib/libagentcg.a"
 mkdir -p "$to/lib/pkgconfig"
-sed "s|@PREFIX@|$prefix|; s|@VERSION@|$version|" "$here/agentcg-capi/agentcg.pc.in" >"$to/lib/pkgconfig/agentcg.pc"
+# Without the feature `vendored` programs that link statically need what the shared library needs.
+static=$(readelf -d "$built/libagentcg.so" | sed -n 's/.*NEEDED.*\[lib\(elf\|z\)\..*/ -l\1/p' | tr -d '\n')
+sed "s|@PREFIX@|$prefix|; s|@VERSION@|$version|; s|@STATIC@|$static|" "$here/agentcg-capi/agentcg.pc.in" \
+  >"$to/lib/pkgconfig/agentcg.pc"
+python3 "$here/agentcg-capi/man.py" "$here/include/agentcg.h" "$to/share/man/man3" "$version"

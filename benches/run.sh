@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
-# Measures beside the alternatives: CPU shares in a guest, the monitor's cost on this host. Keep the host quiet.
+# Measures beside the alternatives, in a guest and on this host. Keep the host quiet.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
+guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
+
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
-tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 300 -- "$bench" fairness
+guest --parallel -- "$bench" scheduler
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
-tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --parallel --timeout 600 -- "$bench" events --runs 200
+guest --parallel -- "$bench" events --runs 200
+# With all controllers, which not every host has.
+guest -- "$bench" calls --rounds 150 --large-gib 0
+guest -- "$bench" storm
+
 "$bench" events --runs 2000
+"$bench" calls --rounds 1500
 python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
 VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 "$python/python" benches/python.py

@@ -1,9 +1,12 @@
-/* Runs a command and prints what it and its descendants did, as JSON: events COMMAND [ARG]... */
+/* Runs a command as a tool call and prints what its processes do meanwhile, as JSON:
+ * events COMMAND [ARG]...
+ *
+ * One epoll loop waits for both, as a program with an event loop of its own does. */
 
 #include <agentcg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 static void check(agentcg_error_t *error)
@@ -14,39 +17,86 @@ static void check(agentcg_error_t *error)
 	}
 }
 
+/* All that waits, for the descriptor does not become readable again for it. */
+static void print(agentcg_events_t *events)
+{
+	const agentcg_event_t *event;
+	char *line;
+
+	for (;;) {
+		check(agentcg_events_next(events, 0, &event));
+		if (!event)
+			return;
+		check(agentcg_events_json(events, &line));
+		puts(line);
+		agentcg_string_free(line);
+		if (event->kind == AGENTCG_EVENT_EXEC && event->argv_truncated)
+			fprintf(stderr, "events: more than %zu arguments\n", event->argc);
+	}
+}
+
+static void watch(int epoll, int fd)
+{
+	struct epoll_event wanted = {EPOLLIN, {0}};
+
+	wanted.data.fd = fd;
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &wanted)) {
+		perror("epoll_ctl");
+		exit(125);
+	}
+}
+
 int main(int argc, char **argv)
 {
-	agentcg_runtime_t *runtime;
-	agentcg_events_t *events;
+	agentcg_runtime_options_t where;
 	agentcg_event_filter_t filter;
-	const int32_t self = getpid();
-	char *line;
-	int status;
+	agentcg_runtime_t *runtime;
+	agentcg_session_t *session;
+	agentcg_events_t *events;
+	agentcg_outcome_t *outcome = NULL;
+	agentcg_call_t *call;
+	const char *cgroup;
+	int over;
 
 	if (argc < 2)
 		return 2;
-	check(agentcg_runtime_new(getenv("AGENTCG_ROOT"), &runtime));
-	agentcg_event_filter_init(&filter);
-	filter.mode = AGENTCG_EVENTS_TRACKED_ONLY;
-	filter.pids = &self; /* and its descendants */
-	filter.nr_pids = 1;
-	check(agentcg_subscribe(runtime, &filter, &events));
+	agentcg_runtime_options_init(&where, sizeof(where));
+	where.root = getenv("AGENTCG_ROOT");
+	check(agentcg_runtime_new(&where, &runtime));
+	check(agentcg_session_open(runtime, "example", NULL, &session));
 
-	const pid_t child = fork();
-	if (child == 0) {
-		execvp(argv[1], argv + 1);
-		_exit(127);
+	agentcg_event_filter_init(&filter, sizeof(filter));
+	filter.mode = AGENTCG_EVENTS_TRACKED_ONLY;
+	cgroup = agentcg_session_path(session);
+	filter.cgroups = &cgroup; /* and all below it */
+	filter.nr_cgroups = 1;
+	check(agentcg_subscribe(runtime, &filter, &events));
+	check(agentcg_session_spawn(session, (const char *const *)argv + 1, NULL, &call));
+	check(agentcg_call_fd(call, &over));
+
+	const int epoll = epoll_create1(EPOLL_CLOEXEC);
+	watch(epoll, agentcg_events_fd(events));
+	watch(epoll, over);
+	while (!outcome) {
+		struct epoll_event ready;
+
+		if (epoll_wait(epoll, &ready, 1, -1) < 1)
+			continue;
+		/* The events of a process are there before its end is known. */
+		print(events);
+		if (ready.data.fd == over) {
+			check(agentcg_call_wait(call, 0, &outcome));
+			print(events);
+		}
 	}
-	/* The events of a process are there before its parent hears of its end. */
-	waitpid(child, &status, 0);
-	for (;;) {
-		check(agentcg_events_next(events, 0, &line));
-		if (!line)
-			break;
-		puts(line);
-		agentcg_string_free(line);
-	}
+	close(epoll);
+	fprintf(stderr, "%s\n", agentcg_verdict_name(agentcg_outcome_verdict(outcome)));
+
+	const int status = agentcg_outcome_shell_status(outcome);
+	agentcg_outcome_free(outcome);
+	agentcg_call_free(call);
 	agentcg_events_free(events);
+	agentcg_session_free(session);
 	agentcg_runtime_free(runtime);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	return status < 0 ? 125 : status;
 }

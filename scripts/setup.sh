@@ -17,12 +17,16 @@ packages=(
   autoconf automake autopoint bison flex gawk libtool
   # the other languages, and tools to look at BPF and shell programs
   golang-go python3 python3-venv bpftool shellcheck
+  # what the C library is checked with: its memory, its manual pages
+  valgrind groff-base
   # what the report's page is looked at with
   chromium fonts-dejavu-core
   # what the benchmark compares with
   libbpf-tools
   # the lab: other kernels in emulated machines
   qemu-system-x86 busybox-static zstd debian-archive-keyring
+  # its own kernel, besides what stands above
+  bc pahole patch xz-utils
 )
 
 say() { echo "setup: $*"; }

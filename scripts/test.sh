@@ -16,13 +16,13 @@ read -ra kernels <<<"${KERNELS:-7.3 6.16 6.12}"
 lint() {
   local bad=0
   cargo fmt --check || bad=1
-  clang-format-19 --dry-run -Werror bpf/*.[ch] tests/c/*.c examples/*.c || bad=1
+  clang-format-19 --dry-run -Werror bpf/*.[ch] tests/c/*.[ch] examples/*.c benches/bindings/*.c || bad=1
   "$venv/ruff" check --quiet . || bad=1
   "$venv/ruff" format --quiet --check . || bad=1
   "$venv/mypy" || bad=1
   shellcheck scripts/*.sh benches/*.sh tests/c/*.sh agentcg-capi/*.sh .ci/run || bad=1
   local unformatted
-  unformatted=$(gofmt -l go examples)
+  unformatted=$(gofmt -l go examples benches)
   if [ -n "$unformatted" ]; then
     echo "not formatted by gofmt: $unformatted"
     bad=1
@@ -52,16 +52,20 @@ python() {
 # The wheel as users get it, with other Pythons than that of the tests.
 wheel() { scripts/wheel.sh && "$venv/pytest" -q tests/wheel; }
 
-# libagentcg installed below target/, and used from there by C, C++ and Go
-c() {
-  cargo build -p agentcg-capi && rm -rf target/c && tests/c/build.sh target/c && AGENTCG_C_BUILD=$PWD/target/c "$venv/pytest" -q tests/c
+# libagentcg as it is shipped, installed below target/, and used from there by C, C++ and Go
+install_c() {
+  cargo build -p agentcg-capi --features vendored && rm -rf target/c && tests/c/build.sh target/c
 }
+c() { install_c && AGENTCG_C_BUILD=$PWD/target/c "$venv/pytest" -q tests/c; }
 
 golang() (
-  prefix=$PWD/target/c/prefix
-  [ -d "$prefix" ] || { cargo build -p agentcg-capi && tests/c/build.sh target/c; } || exit
-  export CGO_CFLAGS=-I$prefix/include CGO_LDFLAGS="-L$prefix/lib -Wl,-rpath,$prefix/lib"
-  cd go && go vet ./... && go test -count=1 ./... && cd ../examples/go && go vet .
+  built=$PWD/target/c
+  [ -x "$built/calls" ] || install_c || exit
+  export CGO_CFLAGS=-I$built/prefix/include CGO_LDFLAGS="-L$built/prefix/lib -Wl,-rpath,$built/prefix/lib"
+  cd go/agentcg && go vet ./... && go test -count=1 -race ./... && go test -c -o "$built/go-test" . || exit
+  cd ../../examples/go && go vet ./... || exit
+  for example in run events; do go build -o "$built/go-$example" "./$example" || exit; done
+  cd ../.. && AGENTCG_C_BUILD=$built "$venv/pytest" -q tests/go
 )
 
 # The same tests where sched_ext and the controllers are, but for those that these make no difference to: processes are
@@ -69,10 +73,13 @@ golang() (
 bindings() {
   # shellcheck disable=SC2016 # the guest expands it
   tests/vm/lab.py run --kernel 7.3 --timeout 300 --env "AGENTCG_C_BUILD=$PWD/target/c" --env "VENV=$venv" --env "ROOT=$PWD" -- \
-    'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c \
+    'cd "$ROOT" && HOME=/mnt/out TMPDIR=/mnt/out PYTHONDONTWRITEBYTECODE=1 "$VENV/pytest" -p no:cacheprovider -q tests/python tests/c tests/go \
       --ignore tests/python/test_report.py --ignore tests/python/test_popen.py --ignore tests/python/test_async.py \
       --ignore tests/python/test_lifecycle.py -k "not mini_swe and not jsonl and not walk_through"'
 }
+
+# The kernel with memcg_bpf_ops: built once, then cached by its content. Debian's know none.
+kernel() { tests/vm/lab.py fetch memcg; }
 
 kernels() {
   local program kernel bad=0 files=()

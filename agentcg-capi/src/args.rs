@@ -1,6 +1,7 @@
 //! C's pointers and numbers to Rust's types and back.
 
 use std::ffi::{CStr, CString, OsStr, c_char};
+use std::mem::size_of;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,15 @@ pub(crate) unsafe fn out<'a, T>(place: *mut *mut T, name: &str) -> Result<&'a mu
     // So that a caller who forgets to look at the error frees nothing twice.
     *place = std::ptr::null_mut();
     Ok(place)
+}
+
+/// The place for a number or a descriptor.
+///
+/// # Safety
+/// `place` is NULL or may be written to.
+pub(crate) unsafe fn place<'a, T>(place: *mut T, name: &str) -> Result<&'a mut T> {
+    // SAFETY: required of the caller.
+    unsafe { place.as_mut() }.ok_or_else(|| no_null(name))
 }
 
 /// # Safety
@@ -94,6 +104,50 @@ pub(crate) unsafe fn texts(
         // SAFETY: required of the caller.
         .map(|t| unsafe { text(*t, name) }.map(str::to_owned))
         .collect()
+}
+
+/// A list that ends with NULL; NULL is an empty one.
+///
+/// # Safety
+/// `first` is NULL, or points to C strings and a NULL after them.
+pub(crate) unsafe fn list<'a>(first: *const *const c_char) -> Vec<&'a OsStr> {
+    let mut list = Vec::new();
+    if first.is_null() {
+        return list;
+    }
+    loop {
+        // SAFETY: required of the caller; the NULL has not come yet.
+        let text = unsafe { first.add(list.len()).read() };
+        if text.is_null() {
+            return list;
+        }
+        // SAFETY: required of the caller.
+        list.push(OsStr::from_bytes(unsafe { CStr::from_ptr(text) }.to_bytes()));
+    }
+}
+
+/// A C string of our own; a NUL inside ends it.
+pub(crate) fn c_string(text: impl AsRef<OsStr>) -> CString {
+    let bytes = text.as_ref().as_bytes();
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    CString::new(&bytes[..end]).unwrap_or_default()
+}
+
+/// Copies as much of a result as the caller's struct, of this size, has room for. Where that is
+/// larger than ours, for it was compiled with a newer header, the rest is filled.
+///
+/// # Safety
+/// `place` is NULL or `size` bytes may be written to.
+pub(crate) unsafe fn give<T: Copy>(value: &T, place: *mut T, size: usize, fill: u8) {
+    if place.is_null() {
+        return;
+    }
+    let (from, to) = (std::ptr::from_ref(value).cast::<u8>(), place.cast::<u8>());
+    // SAFETY: `size` bytes there, `size_of::<T>()` here.
+    unsafe {
+        to.write_bytes(fill, size);
+        to.copy_from_nonoverlapping(from, size.min(size_of::<T>()));
+    }
 }
 
 /// A string that the caller frees with `agentcg_string_free`.

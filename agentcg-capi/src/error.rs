@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use agentcg_core::ErrorKind;
 
+use crate::log::Log;
+
 /// The class of a failure. The values never change; later versions may add some.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +46,21 @@ pub struct agentcg_error_t {
     code: Code,
     errno: i32,
     message: CString,
+    path: Option<CString>,
+    help: Option<CString>,
 }
 
 impl agentcg_error_t {
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         // A path in a message may contain anything but NUL; a name that was refused, even that.
         let text = message.into().replace('\0', "\\0");
-        Self { code, errno: 0, message: CString::new(text).unwrap_or_default() }
+        let message = CString::new(text).unwrap_or_default();
+        Self { code, errno: 0, message, path: None, help: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -72,7 +82,12 @@ impl From<agentcg_core::Error> for agentcg_error_t {
             ErrorKind::Bpf => Code::AGENTCG_ERROR_BPF,
             _ => Code::AGENTCG_ERROR_INTERNAL,
         };
-        Self { errno: e.errno().unwrap_or(0), ..Self::new(code, e.to_string()) }
+        Self {
+            errno: e.errno().unwrap_or(0),
+            path: e.path().map(crate::args::c_string),
+            help: e.help().map(crate::args::c_string),
+            ..Self::new(code, e.to_string())
+        }
     }
 }
 
@@ -99,7 +114,23 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> *mut agentcg_error_t {
     }
 }
 
-/// Frees a handle.
+/// A handle with a log of its own.
+pub(crate) trait Logged {
+    fn log(&self) -> &Log;
+}
+
+/// Frees a handle; what there is to say about it goes to its log.
+///
+/// # Safety
+/// As [`free`].
+pub(crate) unsafe fn free_logged<T: Logged>(handle: *mut T) {
+    // SAFETY: required of the caller.
+    let log = unsafe { handle.as_ref() }.map(|h| h.log().clone()).unwrap_or_default();
+    // SAFETY: as above.
+    log.heard(|| unsafe { free(handle) });
+}
+
+/// Frees what has nothing to say about it.
 ///
 /// # Safety
 /// `handle` is NULL or came from [`Box::into_raw`] and is not used any more.
@@ -134,6 +165,24 @@ pub unsafe extern "C" fn agentcg_error_message(error: *const agentcg_error_t) ->
     // SAFETY: the caller passes NULL or an error that is not freed yet.
     let message: &CStr = unsafe { error.as_ref() }.map_or(c"", |e| &e.message);
     message.as_ptr()
+}
+
+/// The kernel file, cgroup or program that the failure is about. It belongs to the error and lives
+/// as long as that. NULL where there is none, and for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_error_path(error: *const agentcg_error_t) -> *const c_char {
+    // SAFETY: the caller passes NULL or an error that is not freed yet.
+    let error = unsafe { error.as_ref() };
+    error.and_then(|e| e.path.as_ref()).map_or(std::ptr::null(), |p| p.as_ptr())
+}
+
+/// The way out, which is part of the message too. It belongs to the error and lives as long as that.
+/// NULL where there is none, and for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_error_help(error: *const agentcg_error_t) -> *const c_char {
+    // SAFETY: the caller passes NULL or an error that is not freed yet.
+    let error = unsafe { error.as_ref() };
+    error.and_then(|e| e.help.as_ref()).map_or(std::ptr::null(), |h| h.as_ptr())
 }
 
 /// Frees an error. NULL is fine.

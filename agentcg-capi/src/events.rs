@@ -1,13 +1,18 @@
 //! `agentcg_events_t`.
 
 use std::ffi::c_char;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
 use std::time::Duration;
 
 use agentcg_core::{EventFilter, EventKind, EventMode, EventStream};
 
 use crate::args;
-use crate::error::{Result, agentcg_error_t, free, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::event::{Current, agentcg_event_kind_t, agentcg_event_t};
+use crate::log::Log;
+use crate::options::{self, Options};
 use crate::runtime::agentcg_runtime_t;
 
 /// Whose events are delivered. A process is tracked when its command, pid, user, cgroup or executable
@@ -23,24 +28,6 @@ pub enum agentcg_event_mode_t {
     AGENTCG_EVENTS_TRACKED_ONLY = 2,
 }
 
-/// The kinds of events, as bits.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum agentcg_event_kind_t {
-    /// A program was executed; tracepoint `sched_process_exec`.
-    AGENTCG_EVENT_EXEC = 1,
-    /// A process ended; tracepoint `sched_process_exit`.
-    AGENTCG_EVENT_EXIT = 2,
-    /// A process forked; tracepoint `sched_process_fork`.
-    AGENTCG_EVENT_FORK = 4,
-    /// A file was opened; tracepoints of `open`, `openat`, `openat2`, `creat`; needs tracefs.
-    AGENTCG_EVENT_FILE_OPEN = 8,
-    /// A line was entered in an interactive bash; a uretprobe on `readline` of `/bin/bash`.
-    AGENTCG_EVENT_BASH_READLINE = 16,
-    /// The OOM killer chose a process; tracepoint `mark_victim`, kernel 6.9.
-    AGENTCG_EVENT_OOM_KILL = 32,
-}
-
 const KINDS: [(u32, EventKind); 6] = [
     (agentcg_event_kind_t::AGENTCG_EVENT_EXEC as u32, EventKind::Exec),
     (agentcg_event_kind_t::AGENTCG_EVENT_EXIT as u32, EventKind::Exit),
@@ -51,10 +38,12 @@ const KINDS: [(u32, EventKind); 6] = [
 ];
 
 /// What to report; filtered in the kernel. Fill it with `agentcg_event_filter_init`. The library
-/// copies what it needs before it returns. It may change with the SONAME.
+/// copies what it needs before it returns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct agentcg_event_filter_t {
+    /// The size of the struct; `agentcg_event_filter_init` sets it.
+    pub size: usize,
     /// An `agentcg_event_mode_t`.
     pub mode: u32,
     /// `agentcg_event_kind_t` bits. Default: all.
@@ -98,6 +87,34 @@ pub struct agentcg_event_filter_t {
     pub buffer_bytes: u32,
 }
 
+// SAFETY: repr(C), and the size comes first.
+unsafe impl Options for agentcg_event_filter_t {
+    const NAME: &'static str = "event_filter";
+    const FIRST_SIZE: usize = offset_of!(Self, buffer_bytes) + size_of::<u32>();
+    /// The numbers are those of [`EventFilter::default`]; a test compares them.
+    const DEFAULTS: Self = Self {
+        size: size_of::<Self>(),
+        mode: agentcg_event_mode_t::AGENTCG_EVENTS_ALL as u32,
+        kinds: ALL_KINDS,
+        commands: ptr::null(),
+        nr_commands: 0,
+        pids: ptr::null(),
+        nr_pids: 0,
+        cgroups: ptr::null(),
+        nr_cgroups: 0,
+        uids: ptr::null(),
+        nr_uids: 0,
+        executables: ptr::null(),
+        nr_executables: 0,
+        min_duration_ms: 0,
+        delay_ms: 10,
+        open_window_ms: 100,
+        open_rate: 1000,
+        args_bytes: 16 << 10,
+        buffer_bytes: 8 << 20,
+    };
+}
+
 impl agentcg_event_filter_t {
     /// # Safety
     /// The lists are as long as they say, and those of pointers contain C strings.
@@ -126,9 +143,10 @@ impl agentcg_event_filter_t {
     }
 }
 
+const ALL_KINDS: u32 = (1 << KINDS.len()) - 1;
+
 fn kinds(bits: u32) -> Result<Vec<EventKind>> {
-    let all = KINDS.iter().fold(0, |all, (bit, _)| all | bit);
-    if bits & !all != 0 {
+    if bits & !ALL_KINDS != 0 {
         return Err(agentcg_error_t::invalid(format!(
             "invalid kinds {bits:#x}: expected bits of agentcg_event_kind_t"
         )));
@@ -140,36 +158,27 @@ fn kinds(bits: u32) -> Result<Vec<EventKind>> {
 /// A stream of process events, in the order in which the kernel wrote them. One thread at a time may
 /// use it.
 #[derive(Debug)]
-pub struct agentcg_events_t(EventStream);
+pub struct agentcg_events_t {
+    stream: EventStream,
+    current: Current,
+    log: Log,
+}
 
-/// Fills in the defaults: all kinds of events of all processes. NULL is ignored.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn agentcg_event_filter_init(filter: *mut agentcg_event_filter_t) {
-    if !filter.is_null() {
-        let core = EventFilter::default();
-        let defaults = agentcg_event_filter_t {
-            mode: agentcg_event_mode_t::AGENTCG_EVENTS_ALL as u32,
-            kinds: KINDS.iter().fold(0, |all, (bit, _)| all | bit),
-            commands: std::ptr::null(),
-            nr_commands: 0,
-            pids: std::ptr::null(),
-            nr_pids: 0,
-            cgroups: std::ptr::null(),
-            nr_cgroups: 0,
-            uids: std::ptr::null(),
-            nr_uids: 0,
-            executables: std::ptr::null(),
-            nr_executables: 0,
-            min_duration_ms: core.min_duration.as_millis() as u64,
-            delay_ms: core.delay.as_millis() as u64,
-            open_window_ms: core.open_window.as_millis() as u64,
-            open_rate: core.open_rate,
-            args_bytes: core.args_bytes,
-            buffer_bytes: core.buffer_bytes,
-        };
-        // SAFETY: the caller's struct, which need not be initialised.
-        unsafe { filter.write(defaults) }
+impl Logged for agentcg_events_t {
+    fn log(&self) -> &Log {
+        &self.log
     }
+}
+
+/// Fills in the defaults: all kinds of events of all processes. `size` is `sizeof` the struct. NULL
+/// is ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_event_filter_init(
+    filter: *mut agentcg_event_filter_t,
+    size: usize,
+) {
+    // SAFETY: the caller passes NULL or a struct of this size, which need not be initialised.
+    unsafe { options::init(filter, size) }
 }
 
 /// Attaches the probes that a filter needs. Needs root, or CAP_BPF and CAP_PERFMON, and a kernel
@@ -192,13 +201,13 @@ pub unsafe extern "C" fn agentcg_subscribe(
         // SAFETY: the caller passes NULL or a runtime that it has not freed.
         let runtime = unsafe { args::handle(runtime, "runtime") }?;
         // SAFETY: the caller passes NULL or an initialised struct.
-        let filter = match unsafe { filter.as_ref() } {
-            // SAFETY: its lists are as long as they say.
-            Some(filter) => unsafe { filter.to_core() }?,
-            None => EventFilter::default(),
-        };
-        let stream = runtime.0.subscribe(filter)?;
-        *out = Box::into_raw(Box::new(agentcg_events_t(stream)));
+        let filter = unsafe { options::read(filter) }?;
+        // SAFETY: its lists are as long as they say.
+        let filter = unsafe { filter.to_core() }?;
+        let stream = runtime.log.heard(|| runtime.runtime.subscribe(filter))?;
+        let log = runtime.log.clone();
+        *out =
+            Box::into_raw(Box::new(agentcg_events_t { stream, current: Current::default(), log }));
         Ok(())
     })
 }
@@ -220,7 +229,7 @@ pub unsafe extern "C" fn agentcg_events_missing_json(
         // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
         // uses.
         let events = unsafe { args::handle_mut(events, "events") }?;
-        let missing = events.0.missing().iter();
+        let missing = events.stream.missing().iter();
         let list: Vec<_> = missing
             .map(|m| serde_json::json!({"what": m.what, "error": m.error.to_string()}))
             .collect();
@@ -246,7 +255,7 @@ pub unsafe extern "C" fn agentcg_events_stats_json(
         // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
         // uses.
         let events = unsafe { args::handle_mut(events, "events") }?;
-        *out = args::json(&events.0.stats()?)?;
+        *out = args::json(&events.log.heard(|| events.stream.stats())?)?;
         Ok(())
     })
 }
@@ -258,21 +267,52 @@ pub unsafe extern "C" fn agentcg_events_stats_json(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_events_fd(events: *const agentcg_events_t) -> i32 {
     // SAFETY: the caller passes NULL or a stream that it has not freed.
-    unsafe { events.as_ref() }.map_or(-1, |e| e.0.as_fd().as_raw_fd())
+    unsafe { events.as_ref() }.map_or(-1, |e| e.stream.as_fd().as_raw_fd())
 }
 
-/// The next event as one line of JSON with the kind in `event`; lost events are reported as
-/// `DROPPED`. Waits at most `timeout_ms`, for ever with -1, not at all with 0; signals do not end
-/// the wait.
+/// The next event; lost ones are reported as AGENTCG_EVENT_DROPPED. Waits at most `timeout_ms`, for
+/// ever with -1, not at all with 0; signals do not end the wait.
 ///
-/// `json_out` receives NULL when the time is over, or a string that the caller frees with
-/// `agentcg_string_free`.
+/// `out` receives NULL when the time is over, or the event, which belongs to the stream and lives
+/// until the next call of this function, or until the stream is freed.
 ///
 /// Errors: BPF or OS when the kernel's buffer cannot be read; INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_events_next(
     events: *mut agentcg_events_t,
     timeout_ms: i64,
+    out: *mut *const agentcg_event_t,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: the caller passes NULL or a place for a pointer.
+        let out = unsafe { args::place(out, "out") }?;
+        *out = ptr::null();
+        // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
+        // uses.
+        let events = unsafe { args::handle_mut(events, "events") }?;
+        let stream = &mut events.stream;
+        let event = events.log.heard(|| match u64::try_from(timeout_ms) {
+            Ok(0) => stream.try_next(),
+            Ok(ms) => stream.next_timeout(Duration::from_millis(ms)),
+            Err(_) => stream.next().transpose(),
+        })?;
+        if let Some(event) = event {
+            *out = events.current.keep(event);
+        }
+        Ok(())
+    })
+}
+
+/// The event that `agentcg_events_next` gave last, as one line of JSON described by
+/// `docs/events.schema.json`.
+///
+/// `json_out` receives a string that the caller frees with `agentcg_string_free`; NULL before the
+/// first event.
+///
+/// Errors: INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_events_json(
+    events: *const agentcg_events_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
     guard(|| {
@@ -280,12 +320,8 @@ pub unsafe extern "C" fn agentcg_events_next(
         let out = unsafe { args::out(json_out, "json_out") }?;
         // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
         // uses.
-        let stream = &mut unsafe { args::handle_mut(events, "events") }?.0;
-        let event = match u64::try_from(timeout_ms) {
-            Ok(ms) => stream.next_timeout(Duration::from_millis(ms))?,
-            Err(_) => stream.next().transpose()?,
-        };
-        if let Some(event) = event {
+        let events = unsafe { args::handle(events, "events") }?;
+        if let Some(event) = events.current.event() {
             *out = args::string(event.to_json())?;
         }
         Ok(())
@@ -296,5 +332,17 @@ pub unsafe extern "C" fn agentcg_events_next(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_events_free(events: *mut agentcg_events_t) {
     // SAFETY: the caller passes NULL or a stream that it got, once.
-    unsafe { free(events) }
+    unsafe { free_logged(events) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        // SAFETY: empty lists.
+        let ours = unsafe { agentcg_event_filter_t::DEFAULTS.to_core() }.unwrap();
+        assert_eq!(format!("{ours:?}"), format!("{:?}", EventFilter::default()));
+    }
 }

@@ -1,12 +1,16 @@
 //! `agentcg_memory_t`.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
+use std::mem::{offset_of, size_of};
+use std::ptr;
 use std::time::Duration;
 
 use agentcg_core::{MemcgConfig, MemoryBackend, MemoryProtection};
 
 use crate::args;
-use crate::error::{Result, agentcg_error_t, free, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::log::Log;
+use crate::options::{self, Options};
 use crate::runtime::agentcg_runtime_t;
 
 /// The mechanism behind memory protection.
@@ -21,11 +25,13 @@ pub enum agentcg_memory_backend_t {
     AGENTCG_MEMORY_CGROUP = 2,
 }
 
-/// Whom to protect against whom, and how. Fill it with `agentcg_memcg_config_init`, then set `high`.
-/// The library copies what it needs before it returns. It may change with the SONAME.
+/// Whom to protect against whom, and how. Fill it with `agentcg_memcg_options_init`, then set `high`.
+/// The library copies what it needs before it returns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct agentcg_memcg_config_t {
+pub struct agentcg_memcg_options_t {
+    /// The size of the struct; `agentcg_memcg_options_init` sets it.
+    pub size: usize,
     /// Paths of the cgroups to protect; at least one.
     pub high: *const *const c_char,
     /// How many.
@@ -51,7 +57,27 @@ pub struct agentcg_memcg_config_t {
     pub below_min: bool,
 }
 
-impl agentcg_memcg_config_t {
+// SAFETY: repr(C), and the size comes first.
+unsafe impl Options for agentcg_memcg_options_t {
+    const NAME: &'static str = "memcg_options";
+    const FIRST_SIZE: usize = offset_of!(Self, below_min) + size_of::<bool>();
+    /// The numbers are those of [`MemcgConfig::default`]; a test compares them.
+    const DEFAULTS: Self = Self {
+        size: size_of::<Self>(),
+        high: ptr::null(),
+        nr_high: 0,
+        low: ptr::null(),
+        nr_low: 0,
+        delay_ms: 50,
+        window_ms: 1000,
+        threshold: 0,
+        backend: agentcg_memory_backend_t::AGENTCG_MEMORY_AUTO as u32,
+        below_low: true,
+        below_min: false,
+    };
+}
+
+impl agentcg_memcg_options_t {
     /// # Safety
     /// The lists are as long as they say and contain C strings.
     unsafe fn to_core(self) -> Result<MemcgConfig> {
@@ -81,28 +107,25 @@ impl agentcg_memcg_config_t {
 
 /// Running memory protection. Several threads may use it at once.
 #[derive(Debug)]
-pub struct agentcg_memory_t(MemoryProtection);
+pub struct agentcg_memory_t {
+    protection: MemoryProtection,
+    log: Log,
+}
 
-/// Fills in the defaults, with nobody to protect. NULL is ignored.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn agentcg_memcg_config_init(config: *mut agentcg_memcg_config_t) {
-    if !config.is_null() {
-        let core = MemcgConfig::default();
-        let defaults = agentcg_memcg_config_t {
-            high: std::ptr::null(),
-            nr_high: 0,
-            low: std::ptr::null(),
-            nr_low: 0,
-            delay_ms: core.delay.as_millis() as u64,
-            window_ms: core.window.as_millis() as u64,
-            threshold: core.threshold,
-            backend: agentcg_memory_backend_t::AGENTCG_MEMORY_AUTO as u32,
-            below_low: core.below_low,
-            below_min: core.below_min,
-        };
-        // SAFETY: the caller's struct, which need not be initialised.
-        unsafe { config.write(defaults) }
+impl Logged for agentcg_memory_t {
+    fn log(&self) -> &Log {
+        &self.log
     }
+}
+
+/// Fills in the defaults, with nobody to protect. `size` is `sizeof` the struct. NULL is ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_memcg_options_init(
+    options: *mut agentcg_memcg_options_t,
+    size: usize,
+) {
+    // SAFETY: the caller passes NULL or a struct of this size, which need not be initialised.
+    unsafe { options::init(options, size) }
 }
 
 /// Starts to protect the memory of some cgroups against others, while they stall for it
@@ -116,7 +139,7 @@ pub unsafe extern "C" fn agentcg_memcg_config_init(config: *mut agentcg_memcg_co
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_attach_memcg_ops(
     runtime: *const agentcg_runtime_t,
-    config: *const agentcg_memcg_config_t,
+    options: *const agentcg_memcg_options_t,
     out: *mut *mut agentcg_memory_t,
 ) -> *mut agentcg_error_t {
     guard(|| {
@@ -125,12 +148,28 @@ pub unsafe extern "C" fn agentcg_attach_memcg_ops(
         // SAFETY: the caller passes NULL or a runtime that it has not freed.
         let runtime = unsafe { args::handle(runtime, "runtime") }?;
         // SAFETY: the caller passes NULL or an initialised struct.
-        let config = unsafe { args::handle(config, "config") }?;
+        let options = unsafe { options::read(options) }?;
         // SAFETY: its lists are as long as they say.
-        let config = unsafe { config.to_core() }?;
-        let protection = runtime.0.attach_memcg_ops(config)?;
-        *out = Box::into_raw(Box::new(agentcg_memory_t(protection)));
+        let config = unsafe { options.to_core() }?;
+        let protection = runtime.log.heard(|| runtime.runtime.attach_memcg_ops(config))?;
+        let log = runtime.log.clone();
+        *out = Box::into_raw(Box::new(agentcg_memory_t { protection, log }));
         Ok(())
+    })
+}
+
+/// The name of the mechanism in use: `memcg_bpf_ops` or `cgroup`. Static: it must not be freed. NULL
+/// for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_memory_backend(memory: *const agentcg_memory_t) -> *const c_char {
+    // SAFETY: the caller passes NULL or a protection that it has not freed.
+    unsafe { memory.as_ref() }.map_or(ptr::null(), |m| {
+        let name: &CStr = match m.protection.backend() {
+            MemoryBackend::Auto => c"auto",
+            MemoryBackend::MemcgBpfOps => c"memcg_bpf_ops",
+            MemoryBackend::Cgroup => c"cgroup",
+        };
+        name.as_ptr()
     })
 }
 
@@ -150,7 +189,7 @@ pub unsafe extern "C" fn agentcg_memory_stats_json(
         let out = unsafe { args::out(json_out, "json_out") }?;
         // SAFETY: the caller passes NULL or a protection that it has not freed.
         let memory = unsafe { args::handle(memory, "memory") }?;
-        *out = args::json(&memory.0.stats())?;
+        *out = args::json(&memory.protection.stats())?;
         Ok(())
     })
 }
@@ -159,5 +198,17 @@ pub unsafe extern "C" fn agentcg_memory_stats_json(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_memory_free(memory: *mut agentcg_memory_t) {
     // SAFETY: the caller passes NULL or a protection that it got, once.
-    unsafe { free(memory) }
+    unsafe { free_logged(memory) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        // SAFETY: empty lists.
+        let ours = unsafe { agentcg_memcg_options_t::DEFAULTS.to_core() }.unwrap();
+        assert_eq!(format!("{ours:?}"), format!("{:?}", MemcgConfig::default()));
+    }
 }

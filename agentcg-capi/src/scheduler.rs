@@ -1,13 +1,16 @@
 //! `agentcg_scheduler_t`.
 
 use std::ffi::c_char;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use agentcg_core::{Scheduler, SchedulerConfig, SchedulerScope};
 
 use crate::args;
-use crate::error::{Result, agentcg_error_t, free, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::log::Log;
+use crate::options::{self, Options};
 use crate::runtime::agentcg_runtime_t;
 
 /// Which tasks the scheduler takes over.
@@ -20,17 +23,31 @@ pub enum agentcg_scheduler_scope_t {
     AGENTCG_SCHEDULER_AGENTS = 1,
 }
 
-/// How to schedule. Fill it with `agentcg_scheduler_config_init`. It may change with the SONAME.
+/// How to schedule. Fill it with `agentcg_scheduler_options_init`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct agentcg_scheduler_config_t {
+pub struct agentcg_scheduler_options_t {
+    /// The size of the struct; `agentcg_scheduler_options_init` sets it.
+    pub size: usize,
     /// How long a task runs before others are looked at: 100 to 1000000 µs, default 5000.
     pub slice_us: u64,
     /// An `agentcg_scheduler_scope_t`.
     pub scope: u32,
 }
 
-impl agentcg_scheduler_config_t {
+// SAFETY: repr(C), and the size comes first.
+unsafe impl Options for agentcg_scheduler_options_t {
+    const NAME: &'static str = "scheduler_options";
+    const FIRST_SIZE: usize = offset_of!(Self, scope) + size_of::<u32>();
+    /// The numbers are those of [`SchedulerConfig::default`]; a test compares them.
+    const DEFAULTS: Self = Self {
+        size: size_of::<Self>(),
+        slice_us: 5000,
+        scope: agentcg_scheduler_scope_t::AGENTCG_SCHEDULER_ALL as u32,
+    };
+}
+
+impl agentcg_scheduler_options_t {
     fn to_core(self) -> Result<SchedulerConfig> {
         let mut config = SchedulerConfig::default();
         config.slice = Duration::from_micros(self.slice_us);
@@ -49,25 +66,32 @@ impl agentcg_scheduler_config_t {
 
 /// The attached sched_ext scheduler. One thread at a time may use it.
 #[derive(Debug)]
-pub struct agentcg_scheduler_t(Scheduler);
+pub struct agentcg_scheduler_t {
+    scheduler: Scheduler,
+    log: Log,
+}
 
-/// Fills in the defaults: a slice of 5 ms, all tasks. NULL is ignored.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn agentcg_scheduler_config_init(config: *mut agentcg_scheduler_config_t) {
-    if !config.is_null() {
-        let defaults = agentcg_scheduler_config_t {
-            slice_us: SchedulerConfig::default().slice.as_micros() as u64,
-            scope: agentcg_scheduler_scope_t::AGENTCG_SCHEDULER_ALL as u32,
-        };
-        // SAFETY: the caller's struct, which need not be initialised.
-        unsafe { config.write(defaults) }
+impl Logged for agentcg_scheduler_t {
+    fn log(&self) -> &Log {
+        &self.log
     }
+}
+
+/// Fills in the defaults: a slice of 5 ms, all tasks. `size` is `sizeof` the struct. NULL is
+/// ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_scheduler_options_init(
+    options: *mut agentcg_scheduler_options_t,
+    size: usize,
+) {
+    // SAFETY: the caller passes NULL or a struct of this size, which need not be initialised.
+    unsafe { options::init(options, size) }
 }
 
 /// Attaches a CPU scheduler that shares the CPU by `cpu.weight`. Needs root and a kernel with
 /// sched_ext (6.16). There can be one on a machine (`/sys/kernel/sched_ext/state`).
 ///
-/// `config` NULL: the defaults. `out` receives the scheduler, which the caller frees with
+/// `options` NULL: the defaults. `out` receives the scheduler, which the caller frees with
 /// `agentcg_scheduler_free`.
 ///
 /// Errors: UNSUPPORTED without sched_ext; BUSY when another scheduler is attached, naming it;
@@ -75,7 +99,7 @@ pub unsafe extern "C" fn agentcg_scheduler_config_init(config: *mut agentcg_sche
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_start_scheduler(
     runtime: *const agentcg_runtime_t,
-    config: *const agentcg_scheduler_config_t,
+    options: *const agentcg_scheduler_options_t,
     out: *mut *mut agentcg_scheduler_t,
 ) -> *mut agentcg_error_t {
     guard(|| {
@@ -84,12 +108,10 @@ pub unsafe extern "C" fn agentcg_start_scheduler(
         // SAFETY: the caller passes NULL or a runtime that it has not freed.
         let runtime = unsafe { args::handle(runtime, "runtime") }?;
         // SAFETY: the caller passes NULL or an initialised struct.
-        let config = match unsafe { config.as_ref() } {
-            Some(config) => config.to_core()?,
-            None => SchedulerConfig::default(),
-        };
-        let scheduler = runtime.0.start_scheduler(config)?;
-        *out = Box::into_raw(Box::new(agentcg_scheduler_t(scheduler)));
+        let config = unsafe { options::read(options) }?.to_core()?;
+        let scheduler = runtime.log.heard(|| runtime.runtime.start_scheduler(config))?;
+        let log = runtime.log.clone();
+        *out = Box::into_raw(Box::new(agentcg_scheduler_t { scheduler, log }));
         Ok(())
     })
 }
@@ -111,7 +133,7 @@ pub unsafe extern "C" fn agentcg_scheduler_exited(
         // SAFETY: the caller passes NULL or a scheduler that it has not freed and that no other
         // thread uses.
         let scheduler = unsafe { args::handle_mut(scheduler, "scheduler") }?;
-        if let Some(exit) = scheduler.0.exited() {
+        if let Some(exit) = scheduler.scheduler.exited() {
             *out = args::json(&exit)?;
         }
         Ok(())
@@ -136,7 +158,7 @@ pub unsafe extern "C" fn agentcg_scheduler_stats_json(
         // SAFETY: the caller passes NULL or a scheduler that it has not freed and that no other
         // thread uses.
         let scheduler = unsafe { args::handle_mut(scheduler, "scheduler") }?;
-        *out = args::json(&scheduler.0.stats())?;
+        *out = args::json(&scheduler.scheduler.stats())?;
         Ok(())
     })
 }
@@ -146,12 +168,23 @@ pub unsafe extern "C" fn agentcg_scheduler_stats_json(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_scheduler_fd(scheduler: *const agentcg_scheduler_t) -> i32 {
     // SAFETY: the caller passes NULL or a scheduler that it has not freed.
-    unsafe { scheduler.as_ref() }.map_or(-1, |s| s.0.as_fd().as_raw_fd())
+    unsafe { scheduler.as_ref() }.map_or(-1, |s| s.scheduler.as_fd().as_raw_fd())
 }
 
 /// Detaches the scheduler; the kernel's own takes over. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_scheduler_free(scheduler: *mut agentcg_scheduler_t) {
     // SAFETY: the caller passes NULL or a scheduler that it got, once.
-    unsafe { free(scheduler) }
+    unsafe { free_logged(scheduler) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        let ours = agentcg_scheduler_options_t::DEFAULTS.to_core().unwrap();
+        assert_eq!(format!("{ours:?}"), format!("{:?}", SchedulerConfig::default()));
+    }
 }

@@ -1,13 +1,19 @@
 //! `agentcg_session_t`.
 
 use std::ffi::{CString, c_char};
-use std::os::unix::ffi::OsStrExt;
+use std::mem::{offset_of, size_of};
+use std::ptr;
+use std::time::Duration;
 
-use agentcg_core::{Limit, Priority, Session, SessionConfig};
+use agentcg_core::{HintClasses, Priority, Session, SessionConfig};
 
 use crate::args;
-use crate::error::{Result, agentcg_error_t, free, guard};
-use crate::runtime::agentcg_runtime_t;
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::limits::{AGENTCG_UNSET, agentcg_limits_t};
+use crate::log::Log;
+use crate::options::{self, Options};
+use crate::runtime::{agentcg_runtime_t, capacity};
+use crate::usage::agentcg_usage_t;
 
 /// How a session stands against the others when CPU or memory is short.
 #[repr(C)]
@@ -21,47 +27,63 @@ pub enum agentcg_priority_t {
     AGENTCG_PRIORITY_LOW = 2,
 }
 
-/// A limit that is left as the kernel has it.
-pub const AGENTCG_UNSET: u64 = u64::MAX;
-/// No limit: `max` in the kernel's file.
-pub const AGENTCG_UNLIMITED: u64 = u64::MAX - 1;
-
-/// Priority and limits of a session. Fill it with `agentcg_session_config_init`, then set what you
-/// want: 0 is a limit too. It may change with the SONAME.
+/// Priority and limits of a session. Fill it with `agentcg_session_options_init`. The library copies
+/// what it needs before it returns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct agentcg_session_config_t {
-    /// An `agentcg_priority_t`.
+pub struct agentcg_session_options_t {
+    /// The size of the struct; `agentcg_session_options_init` sets it.
+    pub size: usize,
+    /// Of the whole session; NULL: none.
+    pub limits: *const agentcg_limits_t,
+    /// Of the cgroup `agent`, in which the harness lives beside its tool calls; NULL: none. Without
+    /// a `memory_low` it is unlimited: pressure inside the session takes from the calls first.
+    pub agent_limits: *const agentcg_limits_t,
+    /// Of each tool call that does not say otherwise; NULL: none.
+    pub call_limits: *const agentcg_limits_t,
+    /// What the calls of the session may need together, by their limits; others wait. Bytes of
+    /// memory; AGENTCG_UNSET (the default): not bounded.
+    pub capacity_memory: u64,
+    /// As `capacity_memory`, in calls at the same time.
+    pub capacity_calls: u64,
+    /// As `capacity_memory`, in CPUs; 0 (the default): not bounded.
+    pub capacity_cpus: f64,
+    /// What `memory:low` in a hint means, bytes. Default 512 MiB.
+    pub hint_low: u64,
+    /// What `memory:medium` means. Default 2 GiB.
+    pub hint_medium: u64,
+    /// What `memory:high` means. Default 8 GiB.
+    pub hint_high: u64,
+    /// The longest time that a hint may ask for, ms; AGENTCG_UNSET (the default): any.
+    pub time_max_ms: u64,
+    /// An `agentcg_priority_t`. Default AGENTCG_PRIORITY_NORMAL.
     pub priority: u32,
-    /// `cpu.weight`, 1 to 10000; 0 (unset): that of the priority.
-    pub cpu_weight: u32,
-    /// CPUs' worth of time (`cpu.max`), as in 1.5; 0 (unset): no limit.
-    pub cpu_max: f64,
-    /// `memory.low` in bytes, AGENTCG_UNLIMITED or AGENTCG_UNSET; so are the next three.
-    pub memory_low: u64,
-    /// `memory.high`.
-    pub memory_high: u64,
-    /// `memory.max`.
-    pub memory_max: u64,
-    /// `memory.swap.max`.
-    pub swap_max: u64,
-    /// `pids.max`: processes and threads, AGENTCG_UNLIMITED or AGENTCG_UNSET.
-    pub pids_max: u64,
 }
 
-impl agentcg_session_config_t {
-    const UNSET: Self = Self {
+// SAFETY: repr(C), and the size comes first.
+unsafe impl Options for agentcg_session_options_t {
+    const NAME: &'static str = "session_options";
+    const FIRST_SIZE: usize = offset_of!(Self, priority) + size_of::<u32>();
+    const DEFAULTS: Self = Self {
+        size: size_of::<Self>(),
+        limits: ptr::null(),
+        agent_limits: ptr::null(),
+        call_limits: ptr::null(),
+        capacity_memory: AGENTCG_UNSET,
+        capacity_calls: AGENTCG_UNSET,
+        capacity_cpus: 0.0,
+        hint_low: 512 << 20,
+        hint_medium: 2 << 30,
+        hint_high: 8 << 30,
+        time_max_ms: AGENTCG_UNSET,
         priority: agentcg_priority_t::AGENTCG_PRIORITY_NORMAL as u32,
-        cpu_weight: 0,
-        cpu_max: 0.0,
-        memory_low: AGENTCG_UNSET,
-        memory_high: AGENTCG_UNSET,
-        memory_max: AGENTCG_UNSET,
-        swap_max: AGENTCG_UNSET,
-        pids_max: AGENTCG_UNSET,
     };
+}
 
-    fn to_core(self) -> Result<SessionConfig> {
+impl agentcg_session_options_t {
+    /// # Safety
+    /// The limits are NULL or initialised.
+    unsafe fn to_core(self) -> Result<SessionConfig> {
         let mut config = SessionConfig::default();
         config.priority = match self.priority {
             0 => Priority::Normal,
@@ -73,22 +95,21 @@ impl agentcg_session_config_t {
                 )));
             }
         };
-        config.limits.cpu_weight = (self.cpu_weight != 0).then_some(self.cpu_weight);
-        config.limits.cpu_max = (self.cpu_max != 0.0).then_some(self.cpu_max);
-        config.limits.memory_low = limit(self.memory_low);
-        config.limits.memory_high = limit(self.memory_high);
-        config.limits.memory_max = limit(self.memory_max);
-        config.limits.swap_max = limit(self.swap_max);
-        config.limits.pids_max = limit(self.pids_max);
+        // SAFETY: required of the caller.
+        config.limits = unsafe { agentcg_limits_t::to_core(self.limits) }?;
+        // SAFETY: required of the caller.
+        config.agent = unsafe { agentcg_limits_t::to_core(self.agent_limits) }?;
+        // SAFETY: required of the caller.
+        config.call = unsafe { agentcg_limits_t::to_core(self.call_limits) }?;
+        config.capacity = capacity(self.capacity_memory, self.capacity_calls, self.capacity_cpus);
+        let mut classes = HintClasses::default();
+        classes.low = self.hint_low;
+        classes.medium = self.hint_medium;
+        classes.high = self.hint_high;
+        config.hint_classes = classes;
+        config.time_max =
+            (self.time_max_ms != AGENTCG_UNSET).then(|| Duration::from_millis(self.time_max_ms));
         Ok(config)
-    }
-}
-
-fn limit(value: u64) -> Option<Limit> {
-    match value {
-        AGENTCG_UNSET => None,
-        AGENTCG_UNLIMITED => Some(Limit::Max),
-        value => Some(Limit::Value(value)),
     }
 }
 
@@ -96,23 +117,33 @@ fn limit(value: u64) -> Option<Limit> {
 #[derive(Debug)]
 pub struct agentcg_session_t {
     pub(crate) session: Session,
+    name: CString,
     path: CString,
+    pub(crate) log: Log,
 }
 
-/// Fills in the defaults: priority normal, nothing limited. NULL is ignored.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn agentcg_session_config_init(config: *mut agentcg_session_config_t) {
-    if !config.is_null() {
-        // SAFETY: the caller's struct, which need not be initialised.
-        unsafe { config.write(agentcg_session_config_t::UNSET) }
+impl Logged for agentcg_session_t {
+    fn log(&self) -> &Log {
+        &self.log
     }
+}
+
+/// Fills in the defaults: priority normal, nothing limited. `size` is `sizeof` the struct. NULL is
+/// ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_options_init(
+    options: *mut agentcg_session_options_t,
+    size: usize,
+) {
+    // SAFETY: the caller passes NULL or a struct of this size, which need not be initialised.
+    unsafe { options::init(options, size) }
 }
 
 /// Makes a session: the cgroup `name` below the runtime's root.
 ///
 /// `name` is one path component in UTF-8, at most 128 bytes, not starting with a dot and without
-/// the prefix of a kernel file (`memory.`). `config` NULL: the defaults. `out` receives the session,
-/// which the caller frees with `agentcg_session_free`.
+/// the prefix of a kernel file (`memory.`). `options` NULL: the defaults. `out` receives the
+/// session, which the caller frees with `agentcg_session_free`.
 ///
 /// Errors, with nothing left behind: INVALID_INPUT for a bad name or limit; ALREADY_EXISTS;
 /// UNSUPPORTED for a limit whose controller the root does not have; PERMISSION_DENIED.
@@ -120,7 +151,7 @@ pub unsafe extern "C" fn agentcg_session_config_init(config: *mut agentcg_sessio
 pub unsafe extern "C" fn agentcg_session_open(
     runtime: *const agentcg_runtime_t,
     name: *const c_char,
-    config: *const agentcg_session_config_t,
+    options: *const agentcg_session_options_t,
     out: *mut *mut agentcg_session_t,
 ) -> *mut agentcg_error_t {
     guard(|| {
@@ -131,12 +162,25 @@ pub unsafe extern "C" fn agentcg_session_open(
         // SAFETY: the caller passes NULL or a C string.
         let name = unsafe { args::text(name, "name") }?;
         // SAFETY: the caller passes NULL or an initialised struct.
-        let config = unsafe { config.as_ref() }.unwrap_or(&agentcg_session_config_t::UNSET);
-        let session = runtime.0.session(name, config.to_core()?)?;
-        let path = CString::new(session.path().as_os_str().as_bytes()).unwrap_or_default();
-        *out = Box::into_raw(Box::new(agentcg_session_t { session, path }));
+        let options = unsafe { options::read(options) }?;
+        // SAFETY: its limits are NULL or initialised.
+        let config = unsafe { options.to_core() }?;
+        let session = runtime.log.heard(|| runtime.runtime.session(name, config))?;
+        *out = Box::into_raw(Box::new(agentcg_session_t {
+            name: args::c_string(session.name()),
+            path: args::c_string(session.path()),
+            session,
+            log: runtime.log.clone(),
+        }));
         Ok(())
     })
+}
+
+/// The session's name. It belongs to the session and lives as long as that. NULL for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_name(session: *const agentcg_session_t) -> *const c_char {
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { session.as_ref() }.map_or(ptr::null(), |s| s.name.as_ptr())
 }
 
 /// The path of the session's cgroup directory. It belongs to the session and lives as long as that.
@@ -144,14 +188,80 @@ pub unsafe extern "C" fn agentcg_session_open(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_session_path(session: *const agentcg_session_t) -> *const c_char {
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { session.as_ref() }.map_or(std::ptr::null(), |s| s.path.as_ptr())
+    unsafe { session.as_ref() }.map_or(ptr::null(), |s| s.path.as_ptr())
 }
 
-/// What the session has used so far, as a JSON object: `cpu_user_us`, `cpu_system_us`,
-/// `cpu_throttled_us`, `memory_current_bytes`, `memory_peak_bytes`, `swap_peak_bytes`,
-/// `memory_stall_us`, `cpu_stall_us`, `io_stall_us`, `io_read_bytes`, `io_write_bytes`, `pids_peak`,
-/// `memory_high_events`, `oom_kills`. What the kernel did not give, as without the memory
-/// controller, is left out, and named with the reason in `unavailable`.
+/// Runs a body with a session, and its log.
+///
+/// # Safety
+/// `session` is NULL or not freed yet.
+unsafe fn with(
+    session: *const agentcg_session_t,
+    body: impl FnOnce(&Session) -> Result<()>,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: required of the caller.
+        let session = unsafe { args::handle(session, "session") }?;
+        session.log.heard(|| body(&session.session))
+    })
+}
+
+/// Changes limits while the session runs; what is unset stays as it is.
+///
+/// Errors: INVALID_INPUT; UNSUPPORTED for a limit whose controller the root does not have.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_set_limits(
+    session: *const agentcg_session_t,
+    limits: *const agentcg_limits_t,
+) -> *mut agentcg_error_t {
+    let set = |session: &Session| {
+        // SAFETY: the caller passes NULL or an initialised struct.
+        Ok(session.set_limits(&unsafe { agentcg_limits_t::to_core(limits) }?)?)
+    };
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, set) }
+}
+
+/// Moves the harness itself into the session's cgroup `agent`, and makes it the last that the OOM
+/// killer takes: its `oom_score_adj` is lowered by 500 until the session ends (needs
+/// CAP_SYS_RESOURCE; without it the score stays).
+///
+/// Errors: NOT_FOUND when the process is gone; PERMISSION_DENIED; INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_move_agent(
+    session: *const agentcg_session_t,
+    pid: i32,
+) -> *mut agentcg_error_t {
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, |s| Ok(s.move_agent(pid)?)) }
+}
+
+/// What the session and its calls have used so far, into the caller's struct; `size` is `sizeof`
+/// that. What the kernel did not give is AGENTCG_UNSET; `agentcg_session_usage_json` has the
+/// reasons.
+///
+/// Errors: NOT_FOUND when the cgroup is gone; INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_usage(
+    session: *const agentcg_session_t,
+    usage_out: *mut agentcg_usage_t,
+    size: usize,
+) -> *mut agentcg_error_t {
+    let read = |session: &Session| {
+        // SAFETY: the caller passes NULL or a place.
+        unsafe { args::place(usage_out.cast::<u8>(), "usage_out") }?;
+        let usage = agentcg_usage_t::from(&session.usage()?);
+        // SAFETY: the caller's struct is as large as it says.
+        unsafe { args::give(&usage, usage_out, size, agentcg_usage_t::FILL) };
+        Ok(())
+    };
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, read) }
+}
+
+/// What the session has used so far, as a JSON object with the names of `agentcg_usage_t`. What the
+/// kernel did not give, as without the memory controller, is left out, and named with the reason in
+/// `unavailable`.
 ///
 /// `json_out` receives a string that the caller frees with `agentcg_string_free`.
 ///
@@ -161,20 +271,70 @@ pub unsafe extern "C" fn agentcg_session_usage_json(
     session: *const agentcg_session_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
+    let read = |session: &Session| {
         // SAFETY: the caller passes NULL or a place for a pointer.
         let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a session that it has not freed.
-        let session = unsafe { args::handle(session, "session") }?;
-        *out = args::string(session.session.usage()?.to_json())?;
+        *out = args::string(session.usage()?.to_json())?;
         Ok(())
-    })
+    };
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, read) }
 }
 
-/// Ends a session: processes that are left are moved back to where they came from, and the cgroup
-/// is removed. NULL is fine.
+/// Stops all processes of the session where they are, tool calls included (`cgroup.freeze`, kernel
+/// 5.2), or lets them go on. Do not freeze the session that you are in.
+///
+/// Errors: NOT_FOUND when the cgroup is gone; INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_freeze(
+    session: *const agentcg_session_t,
+    frozen: bool,
+) -> *mut agentcg_error_t {
+    let freeze = |s: &Session| Ok(if frozen { s.freeze() } else { s.thaw() }?);
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, freeze) }
+}
+
+/// Kills the tool calls of the session, all of them, with the verdict `cancelled`, and what they
+/// left in the background. The harness lives.
+///
+/// Errors: NOT_FOUND when the cgroup is gone; INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_kill_calls(
+    session: *const agentcg_session_t,
+) -> *mut agentcg_error_t {
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, |s| Ok(s.kill_calls()?)) }
+}
+
+/// Kills every process of the session, the harness included (`cgroup.kill`, kernel 5.14). Do not
+/// kill the session that you are in.
+///
+/// Errors: NOT_FOUND when the cgroup is gone; INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_kill(
+    session: *const agentcg_session_t,
+) -> *mut agentcg_error_t {
+    // SAFETY: the caller passes NULL or a session that it has not freed.
+    unsafe { with(session, |s| Ok(s.kill()?)) }
+}
+
+/// Ends a session: tool calls that run are killed, other processes that are left are moved back to
+/// where they came from, and the cgroup is removed. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_session_free(session: *mut agentcg_session_t) {
     // SAFETY: the caller passes NULL or a session that it got, once.
-    unsafe { free(session) }
+    unsafe { free_logged(session) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        // SAFETY: no limits.
+        let ours = unsafe { agentcg_session_options_t::DEFAULTS.to_core() }.unwrap();
+        assert_eq!(ours, SessionConfig::default());
+    }
 }

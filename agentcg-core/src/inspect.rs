@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::call::Usage;
+use crate::call::{Usage, count_processes};
 use crate::cgroup::{self, Cgroup, CgroupName, Lock, own_path};
 use crate::runtime::MADE;
 use crate::session::{self, CALL, Orphans};
@@ -103,12 +103,16 @@ pub fn inspect(root: &Path) -> Result<Vec<SessionView>> {
 
 fn look_at_session(session: &Cgroup) -> Result<SessionView> {
     let child = |name: &str| session.child(&CgroupName::new(name)?);
-    let name = name_of(session);
+    let name = session.name().into_owned();
     let mut calls = Vec::new();
     match child("calls") {
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         all => {
             for call in all?.children()? {
+                if !cgroup::has_attribute(&call, CALL)? {
+                    // Made ahead of a call that is still to come.
+                    continue;
+                }
                 match look_at_call(&call, &name) {
                     Err(e) if e.kind() == ErrorKind::NotFound => {}
                     view => calls.push(view?),
@@ -120,7 +124,7 @@ fn look_at_session(session: &Cgroup) -> Result<SessionView> {
     Ok(SessionView {
         path: session.path().to_owned(),
         frozen: session.events()?.frozen,
-        processes: count(session),
+        processes: count_processes(session),
         background: child("background").and_then(|b| b.procs()).unwrap_or_default(),
         usage: Usage::read(session),
         calls,
@@ -133,7 +137,7 @@ fn look_at_call(call: &Cgroup, session: &str) -> Result<CallView> {
     let attribute = cgroup::attribute_value(call, CALL).unwrap_or_default();
     let what: Description = serde_json::from_slice(&attribute).unwrap_or_default();
     Ok(CallView {
-        name: name_of(call),
+        name: call.name().into_owned(),
         session: session.to_owned(),
         path: call.path().to_owned(),
         command: what.command,
@@ -141,7 +145,7 @@ fn look_at_call(call: &Cgroup, session: &str) -> Result<CallView> {
         owner_alive: has_owner(call)?,
         started_ms: what.started_ms,
         frozen: call.events()?.frozen,
-        processes: count(call),
+        processes: count_processes(call),
         usage: Usage::read(call),
         id: call.id()?,
     })
@@ -157,20 +161,6 @@ fn has_owner(call: &Cgroup) -> Result<bool> {
         Err(e) if e.kind() == ErrorKind::Busy => Ok(true),
         Err(e) => Err(e),
     }
-}
-
-fn name_of(cgroup: &Cgroup) -> String {
-    cgroup.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// What vanishes meanwhile, or may not be read, counts as empty.
-fn count(cgroup: &Cgroup) -> u32 {
-    let mut n = 0;
-    let _ = cgroup.walk(&mut |c| {
-        n += c.procs().map_or(0, |pids| pids.len() as u32);
-        Ok(())
-    });
-    n
 }
 
 /// The same cgroup again, if it still is.

@@ -394,14 +394,7 @@ impl Root {
                 ));
         }
         let name = CgroupName::new(OCCUPANTS)?;
-        let room = match parent.create_child(&name) {
-            Ok(room) => {
-                cgroup::set_attribute(&room, MADE, b"1")?;
-                room
-            }
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name)?,
-            Err(e) => return Err(e),
-        };
+        let room = open_or_make(parent, &name)?;
         session::move_all(parent, &room)?;
         self.outside = room.path().to_path_buf();
         Ok(())
@@ -501,11 +494,11 @@ fn is_occupied(cgroup: &Cgroup) -> bool {
 }
 
 fn open_or_make(parent: &Cgroup, name: &CgroupName) -> Result<Cgroup> {
-    match parent.create_child(name) {
-        Ok(cgroup) => cgroup::set_attribute(&cgroup, MADE, b"1").map(|()| cgroup),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(name),
-        Err(e) => Err(e),
+    let (cgroup, made) = parent.child_or_create(name)?;
+    if made {
+        cgroup::set_attribute(&cgroup, MADE, b"1")?;
     }
+    Ok(cgroup)
 }
 
 /// That it is this process which made something.

@@ -4,4 +4,4 @@ go 1.19
 
 require agentcg v0.0.0
 
-replace agentcg => ../../go
+replace agentcg => ../../go/agentcg

@@ -1,6 +1,6 @@
 //! [`Gate`]: the queue of a runtime, with threads that wait in it.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,14 +23,14 @@ pub(crate) struct Gate {
 struct Queue {
     admission: Admission,
     /// Admitted, and not yet on their way.
-    admitted: HashMap<Ticket, Duration>,
+    admitted: HashSet<Ticket>,
 }
 
 impl Queue {
     fn admit(&mut self) -> bool {
         let admitted = self.admission.ready(Instant::now());
         let any = !admitted.is_empty();
-        self.admitted.extend(admitted.into_iter().map(|a| (a.ticket, a.waited)));
+        self.admitted.extend(admitted.into_iter().map(|a| a.ticket));
         any
     }
 }
@@ -65,7 +65,7 @@ impl Drop for Member {
 
 impl Gate {
     pub(crate) fn new(capacity: Capacity) -> Arc<Self> {
-        let queue = Queue { admission: Admission::new(capacity), admitted: HashMap::new() };
+        let queue = Queue { admission: Admission::new(capacity), admitted: HashSet::new() };
         Arc::new(Self {
             queue: Mutex::new(queue),
             changed: Condvar::new(),
@@ -91,16 +91,16 @@ impl Member {
         &self.gate
     }
 
-    /// Waits until a call of this session may start; says how long that took. `cancelled` is asked
-    /// after each [`Gate::wake`].
+    /// Waits until a call of this session may start. `cancelled` is asked after each
+    /// [`Gate::wake`].
     pub(crate) fn pass(
         &self,
         need: Need,
         timeout: Option<Duration>,
         cancelled: impl Fn() -> bool,
-    ) -> Result<(Pass, Duration)> {
+    ) -> Result<Pass> {
         if !self.bounded {
-            return Ok((Pass(None), Duration::ZERO));
+            return Ok(Pass(None));
         }
         let since = Instant::now();
         let mut queue = self.gate.queue.lock();
@@ -109,8 +109,8 @@ impl Member {
             if queue.admit() {
                 self.gate.changed.notify_all();
             }
-            if let Some(waited) = queue.admitted.remove(&ticket) {
-                return Ok((Pass(Some((self.gate.clone(), ticket))), waited));
+            if queue.admitted.remove(&ticket) {
+                return Ok(Pass(Some((self.gate.clone(), ticket))));
             }
             if cancelled() {
                 queue.admission.cancel(ticket);
@@ -195,6 +195,6 @@ mod tests {
         let member = gate.join(Capacity::default(), Priority::Normal);
         let passes: Vec<_> =
             (0..100).map(|_| member.pass(Need::default(), None, || false).unwrap()).collect();
-        assert!(passes.iter().all(|(_, waited)| waited.is_zero()));
+        assert!(passes.iter().all(|pass| pass.0.is_none()));
     }
 }

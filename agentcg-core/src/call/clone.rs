@@ -9,12 +9,12 @@
 //! Where `clone3` cannot do this (a seccomp profile, a kernel before 5.7), the child is made by
 //! `clone` and moves itself with a write to `cgroup.procs` before it runs the program.
 
+use parking_lot::Mutex;
+use rustix::io::Errno;
 use std::arch::asm;
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-
-use rustix::io::Errno;
 
 /// Not in the libc crate as 64 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -58,38 +58,46 @@ pub(super) struct Child {
 /// The step that failed, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    pub step: &'static str,
+    pub step: Step,
     pub errno: Errno,
 }
 
-/// The steps of the child; the position is what it leaves in the shared memory.
-const STEPS: [&str; 12] = [
-    "make a process in the cgroup",
-    "enter the cgroup",
-    "start a session",
-    "connect standard input, output and error",
-    "set resource limits",
-    "set oom_score_adj",
-    "enter the working directory",
-    "choose the scheduler",
-    "set the groups",
-    "set the group",
-    "set the user",
-    EXECUTE,
-];
-/// The last step.
-pub(super) const EXECUTE: &str = "execute";
-const CGROUP: usize = 1;
-const SETSID: usize = 2;
-const STDIO: usize = 3;
-const RLIMITS: usize = 4;
-const OOM_SCORE_ADJ: usize = 5;
-const CWD: usize = 6;
-const SCHEDULER: usize = 7;
-const GROUPS: usize = 8;
-const GID: usize = 9;
-const UID: usize = 10;
-const EXEC: usize = 11;
+/// What is done to make a child, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Make,
+    Enter,
+    Setsid,
+    Stdio,
+    Rlimits,
+    OomScoreAdj,
+    Chdir,
+    SchedExt,
+    Groups,
+    Gid,
+    Uid,
+    Execute,
+}
+
+impl Step {
+    /// For people.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Step::Make => "make a process in the cgroup",
+            Step::Enter => "enter the cgroup",
+            Step::Setsid => "start a session",
+            Step::Stdio => "connect standard input, output and error",
+            Step::Rlimits => "set resource limits",
+            Step::OomScoreAdj => "set oom_score_adj",
+            Step::Chdir => "enter the working directory",
+            Step::SchedExt => "choose the scheduler",
+            Step::Groups => "set the groups",
+            Step::Gid => "set the group",
+            Step::Uid => "set the user",
+            Step::Execute => "execute",
+        }
+    }
+}
 
 /// What parent and child share.
 struct Shared<'a> {
@@ -98,8 +106,8 @@ struct Shared<'a> {
     envp: &'a [*const c_char],
     /// `cgroup.procs`, where the child has to move itself; else -1.
     procs: RawFd,
-    step: AtomicUsize,
-    errno: AtomicI32,
+    /// The child says what it could not do, and the errno, before it ends and we run on.
+    failure: Cell<Option<(Step, i32)>>,
 }
 
 /// `struct clone_args` of linux/sched.h, version 2 (kernel 5.7).
@@ -121,49 +129,60 @@ struct CloneArgs {
 
 const _: () = assert!(size_of::<CloneArgs>() == 88);
 
+/// Stacks that wait for the next child: to map one and fault it in costs a tenth of a call.
+#[derive(Debug, Default)]
+pub(crate) struct Stacks(Mutex<Vec<Stack>>);
+
+impl Stacks {
+    fn take(&self) -> Result<Stack, Errno> {
+        let spare = self.0.lock().pop();
+        spare.map_or_else(Stack::new, Ok)
+    }
+
+    fn give_back(&self, stack: Stack) {
+        let mut spare = self.0.lock();
+        if spare.len() < 4 {
+            spare.push(stack);
+        }
+    }
+}
+
 /// Starts a process in `cgroup`; `procs` opens its `cgroup.procs`, should the child have to move
 /// itself. Returns when the child runs its program, or could not.
 pub(super) fn spawn(
     launch: &Launch,
+    stacks: &Stacks,
     cgroup: BorrowedFd<'_>,
     procs: impl FnOnce() -> crate::Result<OwnedFd>,
 ) -> Result<Child, Failure> {
-    let failed = |step, errno| Failure { step: STEPS[step], errno };
     let pointers = |list: &[CString]| {
         let mut all: Vec<_> = list.iter().map(|s| s.as_ptr()).collect();
         all.push(std::ptr::null());
         all
     };
     let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
-    let mut shared = Shared {
-        launch,
-        argv: &argv,
-        envp: &envp,
-        procs: -1,
-        step: AtomicUsize::new(0),
-        errno: AtomicI32::new(0),
-    };
-    let stack = Stack::new().map_err(|e| failed(0, e))?;
+    let mut shared =
+        Shared { launch, argv: &argv, envp: &envp, procs: -1, failure: Cell::new(None) };
+    let stack = stacks.take().map_err(|errno| Failure { step: Step::Make, errno })?;
     let result = match clone3(&shared, &stack, cgroup) {
         Err(Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::PERM) => {
             let procs = procs().map_err(|e| {
-                failed(CGROUP, Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO)))
+                let errno = Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO));
+                Failure { step: Step::Enter, errno }
             })?;
             shared.procs = procs.as_raw_fd();
             clone(&shared, &stack)
         }
         result => result,
     };
-    let child = result.map_err(|e| failed(0, e))?;
-    match shared.errno.load(Ordering::Acquire) {
-        0 => Ok(child),
-        errno => {
+    stacks.give_back(stack);
+    let child = result.map_err(|errno| Failure { step: Step::Make, errno })?;
+    match shared.failure.take() {
+        None => Ok(child),
+        Some((step, errno)) => {
             // It has left already; only its status is there to be collected.
             let _ = super::reap(&child.pidfd);
-            Err(failed(
-                shared.step.load(Ordering::Acquire).min(EXEC),
-                Errno::from_raw_os_error(errno),
-            ))
+            Err(Failure { step, errno: Errno::from_raw_os_error(errno) })
         }
     }
 }
@@ -277,14 +296,12 @@ unsafe fn in_child(number: libc::c_long, args: [usize; 5], shared: &Shared<'_>) 
 /// The life of the child until exec. Nothing here may panic, allocate or take a lock: another thread
 /// of the parent may hold any of them.
 extern "C" fn child(shared: &Shared<'_>) -> ! {
-    let (step, errno) = prepare_and_exec(shared);
-    shared.step.store(step, Ordering::Release);
-    shared.errno.store(errno, Ordering::Release);
+    shared.failure.set(Some(prepare_and_exec(shared)));
     // SAFETY: only a system call; it ends this process and runs nothing of the parent's.
     unsafe { libc::_exit(127) }
 }
 
-/// A system call as a step: on failure its number and errno.
+/// A system call as a step: on failure the step and its errno.
 macro_rules! step {
     ($step:expr, $($arg:expr),+) => {
         if libc::syscall($($arg),+) < 0 {
@@ -294,23 +311,23 @@ macro_rules! step {
 }
 
 /// Returns only with the step that failed.
-fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
+fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
     let launch = shared.launch;
     // SAFETY: raw system calls on values that the sleeping parent keeps alive. The libc functions
     // for users and groups must not be used, for they tell all threads of the (shared) process.
     unsafe {
         if shared.procs >= 0 {
-            step!(CGROUP, libc::SYS_write, shared.procs, c"0".as_ptr(), 1usize);
+            step!(Step::Enter, libc::SYS_write, shared.procs, c"0".as_ptr(), 1usize);
             default_handlers();
         }
         if launch.new_session {
-            step!(SETSID, libc::SYS_setsid);
+            step!(Step::Setsid, libc::SYS_setsid);
         }
         for (target, source) in (0..).zip(&launch.stdio) {
             if let Some(source) = *source
                 && source != target
             {
-                step!(STDIO, libc::SYS_dup3, source, target, 0);
+                step!(Step::Stdio, libc::SYS_dup3, source, target, 0);
             }
         }
         if !launch.inherit_fds {
@@ -325,29 +342,36 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (usize, i32) {
         }
         for (resource, limit) in &launch.rlimits {
             let none = std::ptr::null_mut::<libc::rlimit>();
-            step!(RLIMITS, libc::SYS_prlimit64, 0, *resource, limit as *const libc::rlimit, none);
+            step!(
+                Step::Rlimits,
+                libc::SYS_prlimit64,
+                0,
+                *resource,
+                limit as *const libc::rlimit,
+                none
+            );
         }
         if let Some(value) = &launch.oom_score_adj {
             let errno = write_file(c"/proc/self/oom_score_adj", value);
             if errno != 0 {
-                return (OOM_SCORE_ADJ, errno);
+                return (Step::OomScoreAdj, errno);
             }
         }
         if launch.sched_ext {
             let param = [0i32];
-            step!(SCHEDULER, libc::SYS_sched_setscheduler, 0, SCHED_EXT, param.as_ptr());
+            step!(Step::SchedExt, libc::SYS_sched_setscheduler, 0, SCHED_EXT, param.as_ptr());
         }
         if let Some(groups) = &launch.groups {
-            step!(GROUPS, libc::SYS_setgroups, groups.len(), groups.as_ptr());
+            step!(Step::Groups, libc::SYS_setgroups, groups.len(), groups.as_ptr());
         }
         if let Some(gid) = launch.gid {
-            step!(GID, libc::SYS_setresgid, gid, gid, gid);
+            step!(Step::Gid, libc::SYS_setresgid, gid, gid, gid);
         }
         if let Some(uid) = launch.uid {
-            step!(UID, libc::SYS_setresuid, uid, uid, uid);
+            step!(Step::Uid, libc::SYS_setresuid, uid, uid, uid);
         }
         if let Some(cwd) = &launch.cwd {
-            step!(CWD, libc::SYS_chdir, cwd.as_ptr());
+            step!(Step::Chdir, libc::SYS_chdir, cwd.as_ptr());
         }
         default_signals();
         exec(shared)
@@ -364,7 +388,7 @@ fn by_descriptor(launch: &Launch) -> bool {
 
 /// Each file in turn, as `execvp` does: one that is not there is passed over, one that may not be
 /// executed is remembered.
-unsafe fn exec(shared: &Shared<'_>) -> (usize, i32) {
+unsafe fn exec(shared: &Shared<'_>) -> (Step, i32) {
     let mut errno = libc::ENOENT;
     for program in &shared.launch.programs {
         // SAFETY: the arrays end with null and outlive the call.
@@ -378,11 +402,11 @@ unsafe fn exec(shared: &Shared<'_>) -> (usize, i32) {
             match *libc::__errno_location() {
                 libc::ENOENT | libc::ENOTDIR => {}
                 libc::EACCES => errno = libc::EACCES,
-                other => return (EXEC, other),
+                other => return (Step::Execute, other),
             }
         }
     }
-    (EXEC, errno)
+    (Step::Execute, errno)
 }
 
 unsafe fn write_file(path: &CStr, value: &CStr) -> i32 {
@@ -427,9 +451,13 @@ unsafe fn default_handlers() {
 }
 
 /// The child's stack.
+#[derive(Debug)]
 struct Stack {
     bottom: *mut c_void,
 }
+
+// SAFETY: a mapping belongs to no thread, and whoever holds the stack holds it alone.
+unsafe impl Send for Stack {}
 
 impl Stack {
     fn new() -> Result<Self, Errno> {

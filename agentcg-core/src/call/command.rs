@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::cancel::Canceller;
-use super::clone::{self, Launch};
+use super::clone::{self, Launch, Step};
 use super::evidence::End;
 use super::outcome::{Ended, Outcome, Scope, Stopped, Verdict};
 use super::running::{Ending, Plan, Running};
@@ -24,7 +25,7 @@ use crate::cgroup::{Cgroup, Controller, Limit};
 use crate::hint::{Hint, MemoryHint};
 use crate::history::{CommandKey, History};
 use crate::limits::Limits;
-use crate::session::{NewCall, Parts, Session};
+use crate::session::{NewCall, Parts, Session, killed_by};
 use crate::{Error, ErrorKind, Result};
 
 /// How much output is kept, bytes, unless [`Command::capture_limit`] says otherwise.
@@ -359,6 +360,12 @@ impl Command<'_> {
         self.canceller.clone()
     }
 
+    /// As [`canceller`](Self::canceller), with one that is there already, and may have been used.
+    pub fn cancelled_by(&mut self, canceller: &Canceller) -> &mut Self {
+        self.canceller = canceller.clone();
+        self
+    }
+
     /// Starts it.
     ///
     /// A program that cannot be started is an outcome with [`Verdict::SpawnFailed`](super::Verdict)
@@ -470,7 +477,7 @@ impl Command<'_> {
         let mut launch = self.launch(&plan, score, call.calls().cpus())?;
         launch.stdio = opened.raw();
         call.describe(&plan.command)?;
-        let pipes = Pipes::from(std::mem::take(&mut opened.ours));
+        let pipes = std::mem::take(&mut opened.ours);
 
         let queued = Instant::now();
         let pass = self.admitted(&plan);
@@ -482,54 +489,56 @@ impl Command<'_> {
             if !self.canceller.runs_in(&cgroup) {
                 return Err(Error::new(ErrorKind::TimedOut, "cancelled before it was started"));
             }
+            if let Some(by) = killed_by(&cgroup) {
+                let why = format!("killed by {by} before it was started");
+                return Err(Error::new(ErrorKind::TimedOut, why));
+            }
             let procs = || cgroup.open_file("cgroup.procs", OFlags::WRONLY);
-            let child = clone::spawn(&launch, cgroup.as_fd(), procs);
+            let child = clone::spawn(&launch, calls.stacks(), cgroup.as_fd(), procs);
             child.map(|child| (child, pass)).map_err(|failure| self.not_started(failure))
         });
         // The child has its own copies; ours would keep the pipes open.
         opened.theirs = [None, None, None];
         match made {
-            Ok((child, pass)) => Ok(Started::Running(
-                Box::new(Running {
-                    plan,
-                    calls,
-                    cgroup,
-                    _lock: lock,
-                    pidfd: child.pidfd,
-                    before,
-                    presence,
-                    pass,
-                    started,
-                    started_at,
-                    queued,
-                    input: opened.input,
-                    capture: opened.capture,
-                    end: Ending::default(),
-                }),
-                child.pid,
-                pipes,
-            )),
+            Ok((child, pass)) => {
+                calls.prepare_next();
+                Ok(Started::Running(
+                    Box::new(Running {
+                        plan,
+                        calls,
+                        cgroup,
+                        _lock: lock,
+                        pidfd: child.pidfd,
+                        before,
+                        presence,
+                        pass,
+                        started,
+                        started_at,
+                        queued,
+                        input: opened.input,
+                        capture: opened.capture,
+                        end: Ending::default(),
+                    }),
+                    child.pid,
+                    pipes,
+                ))
+            }
             Err(error) => {
                 let cancelled = self.canceller.is_cancelled();
-                let mut outcome = End {
+                let outcome = End {
+                    plan,
+                    calls: &calls,
                     cgroup: &cgroup,
-                    ancestors: calls.ancestors(),
                     before: &before,
                     ended: Ended::NotStarted(error),
                     stopped: cancelled.then(|| Stopped::Cancelled("the caller".into())),
                     alone: true,
-                    limits: &plan.limits,
-                    session: calls.session(),
-                    call: &plan.call,
-                    command: &plan.command,
                     started_at,
                     duration: started.elapsed(),
+                    queued,
                     max_rss_bytes: None,
                 }
                 .conclude();
-                outcome.queued = queued;
-                outcome.hint = plan.hint;
-                outcome.notes.extend(plan.notes);
                 cgroup.remove()?;
                 Ok(Started::Failed(Box::new(outcome), cgroup, pipes))
             }
@@ -542,7 +551,7 @@ impl Command<'_> {
         self.canceller.waits_at(queue.gate());
         let need = Need::from(&plan.limits);
         let cancelled = || self.canceller.is_cancelled();
-        queue.pass(need, self.queue_timeout, cancelled).map(|(pass, _)| pass)
+        queue.pass(need, self.queue_timeout, cancelled)
     }
 
     fn check(&self) -> Result<()> {
@@ -561,7 +570,7 @@ impl Command<'_> {
 
     fn plan(&self, call: &NewCall, memory: Option<u64>) -> Plan {
         let command = self.command_text();
-        let (hinted, time, notes) = self.hinted(call.controllers());
+        let (hinted, time, notes) = self.hinted(call.controllers(), &command);
         let mut limits = self.limits.over(&hinted).over(&self.session.config().call);
         if let Some(memory) = memory {
             limits.memory_max = Some(Limit::Value(memory));
@@ -581,12 +590,18 @@ impl Command<'_> {
     }
 
     /// What the hint comes to. It is a wish: what no controller can see to is left out, and said.
-    fn hinted(&self, controllers: &[Controller]) -> (Limits, Option<Duration>, Vec<String>) {
+    fn hinted(
+        &self,
+        controllers: &[Controller],
+        command: &[String],
+    ) -> (Limits, Option<Duration>, Vec<String>) {
         if self.hint.is_empty() {
             return (Limits::default(), None, Vec::new());
         }
         let proposal = match (&self.history, self.hint.memory) {
-            (Some(history), Some(MemoryHint::Auto)) => history.propose(&self.key()),
+            (Some(history), Some(MemoryHint::Auto)) => {
+                history.propose(&CommandKey::normalise(command))
+            }
             _ => None,
         };
         let bounds = self.session.bounds();
@@ -608,11 +623,6 @@ impl Command<'_> {
             to.limits.pids_max = None;
         }
         (to.limits, to.timeout, to.notes)
-    }
-
-    fn key(&self) -> CommandKey {
-        let words: Vec<_> = std::iter::once(&self.program).chain(&self.args).collect();
-        CommandKey::normalise(&words)
     }
 
     /// Program and arguments, for people.
@@ -675,25 +685,24 @@ impl Command<'_> {
 
     fn not_started(&self, failure: clone::Failure) -> Error {
         let path: &Path = match (failure.step, &self.cwd) {
-            ("enter the working directory", Some(dir)) => dir,
+            (Step::Chdir, Some(dir)) => dir,
             _ => Path::new(&self.program),
         };
-        let e = Error::os(failure.step, path, failure.errno);
+        let e = Error::os(failure.step.text(), path, failure.errno);
         match (failure.step, failure.errno) {
-            (clone::EXECUTE, rustix::io::Errno::NOENT) => {
+            (Step::Execute, Errno::NOENT) => {
                 e.or_help("check the name, the PATH of the call, and the interpreter of a script")
             }
-            (clone::EXECUTE, rustix::io::Errno::NOEXEC) => {
+            (Step::Execute, Errno::NOEXEC) => {
                 e.or_help("a script needs a first line like #!/bin/sh")
             }
-            ("make a process in the cgroup", rustix::io::Errno::AGAIN) => {
+            (Step::Make, Errno::AGAIN) => {
                 e.or_help("pids.max of the call, its session or an ancestor is reached")
             }
-            ("make a process in the cgroup" | "enter the cgroup", rustix::io::Errno::ACCESS) => e
-                .or_help(
-                    "our own process must be in the same delegated subtree: start it with \
-                     systemd-run --user --scope -p Delegate=yes",
-                ),
+            (Step::Make | Step::Enter, Errno::ACCESS) => e.or_help(
+                "our own process must be in the same delegated subtree: start it with \
+                 systemd-run --user --scope -p Delegate=yes",
+            ),
             _ => e,
         }
     }

@@ -1,20 +1,17 @@
 //! What is known about the end of a call: counters before and after at each level of the tree.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 
 use super::outcome::{Ended, Outcome, Scope, Stopped};
+use super::running::Plan;
 use super::usage::{Files, Met, Usage};
 use super::verdict::{Evidence, Level, LevelLimits, MEMORY_STALL_SHARE, THROTTLED_SHARE, decide};
 use super::{advice, oom};
 use crate::cgroup::{Cgroup, CpuMax, Limit, MemoryEvents, cpu_stat_local, pids_events};
-use crate::limits::Limits;
-
-/// The attribute by which `agentcg kill` says on a call's cgroup who has killed it.
-pub(crate) const KILLED_BY: &CStr = c"user.agentcg.killed";
+use crate::session::{Calls, killed_by};
 
 /// How long ago the end of a call can be when its outcome is made.
 const TEARDOWN: Duration = Duration::from_secs(30);
@@ -90,19 +87,18 @@ fn read_at<T>(fd: &OwnedFd, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> 
 
 /// All that the lifecycle of a call knows at its end.
 pub(crate) struct End<'a> {
+    pub plan: Plan,
+    pub calls: &'a Calls,
     pub cgroup: &'a Cgroup,
-    pub ancestors: &'a Ancestors,
     pub before: &'a Baseline,
     pub ended: Ended,
     pub stopped: Option<Stopped>,
     /// No other call of the session ran meanwhile.
     pub alone: bool,
-    pub limits: &'a Limits,
-    pub session: &'a str,
-    pub call: &'a str,
-    pub command: &'a [String],
     pub started_at: SystemTime,
     pub duration: Duration,
+    /// Waited for admission.
+    pub queued: Duration,
     /// `ru_maxrss` of the main process and its waited-for children, bytes.
     pub max_rss_bytes: Option<u64>,
 }
@@ -120,7 +116,7 @@ impl End<'_> {
         if let Some(why) = no_victim {
             unavailable.insert("victim", why);
         }
-        let mut notes = Vec::new();
+        let mut notes = self.plan.notes;
         if let Ended::Unknown(why) = &evidence.ended {
             notes.push(format!("the exit status is not known: {why}"));
         }
@@ -132,16 +128,16 @@ impl End<'_> {
             unavailable.insert("max_rss_bytes", why.into());
         }
         Outcome {
-            call: self.call.to_owned(),
-            session: self.session.to_owned(),
+            call: self.plan.call,
+            session: self.calls.session().to_owned(),
             cgroup: self.cgroup.path().to_owned(),
-            command: self.command.to_vec(),
+            command: self.plan.command,
             started_at: self.started_at,
             duration: self.duration,
-            queued: Duration::ZERO,
+            queued: self.queued,
             ended: evidence.ended,
-            hint: None,
-            limits: self.limits.clone(),
+            hint: self.plan.hint,
+            limits: self.plan.limits,
             verdict,
             cause,
             usage: evidence.usage,
@@ -192,7 +188,7 @@ impl End<'_> {
             evidence.throttled_above_us = all.map(|all| all.saturating_sub(own));
         }
         // The rest costs a dozen files a level, and a call that met no limit needs none of it.
-        let risen: Vec<_> = self.ancestors.since(self.before).collect();
+        let risen: Vec<_> = self.calls.ancestors().since(self.before).collect();
         if is_noteworthy(&evidence) || risen.iter().any(|(_, met)| met.is_any()) {
             levels.push(level(self.cgroup, Scope::Call, local(self.cgroup)));
             levels.extend(risen.iter().map(|(a, met)| level(&a.cgroup, a.scope, *met)));
@@ -277,11 +273,4 @@ fn level(cgroup: &Cgroup, scope: Scope, met: Met) -> Level {
         cpu_cores: files.parsed(c"cpu.max", CpuMax::parse).ok().and_then(|max| max.cores()),
     };
     Level { scope, cgroup: cgroup.path().to_owned(), met, limits }
-}
-
-/// Who has killed it, as [`KILLED_BY`] says.
-fn killed_by(cgroup: &Cgroup) -> Option<String> {
-    let mut buf = [0u8; 256];
-    let n = rustix::fs::fgetxattr(cgroup, KILLED_BY, &mut buf[..]).ok()?;
-    Some(String::from_utf8_lossy(&buf[..n]).into_owned())
 }

@@ -48,6 +48,7 @@ use crate::cgroup::Cgroup;
 
 pub use advice::Suggestion;
 pub use cancel::Canceller;
+pub(crate) use clone::Stacks;
 pub use command::Command;
 pub(crate) use evidence::Ancestors;
 pub(crate) use oom::open_log as open_kernel_log;
@@ -56,25 +57,15 @@ use outcome::Stopped;
 pub use outcome::{
     Captured, Cause, Effect, Ended, Outcome, Sample, Scope, Survivor, Verdict, Victim,
 };
+pub(crate) use processes::count as count_processes;
 use reap::reap;
 pub use stdio::Stdio;
 pub(crate) use supervisor::Supervisor;
 use supervisor::{Inbox, Slot};
 pub use usage::Usage;
 
-/// Our ends of the pipes of a call.
-#[derive(Debug, Default)]
-struct Pipes {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl From<[Option<OwnedFd>; 3]> for Pipes {
-    fn from([stdin, stdout, stderr]: [Option<OwnedFd>; 3]) -> Self {
-        Self { stdin, stdout, stderr }
-    }
-}
+/// Our ends of a call's standard input, output and error.
+type Pipes = [Option<OwnedFd>; 3];
 
 /// A call that has been started. Dropping it kills all of its processes.
 #[derive(Debug)]
@@ -104,13 +95,8 @@ pub struct CallControl {
 
 impl ToolCall {
     fn new(control: CallControl, pipes: Pipes) -> Self {
-        Self {
-            control,
-            stdin: pipes.stdin.map(Into::into),
-            stdout: pipes.stdout.map(Into::into),
-            stderr: pipes.stderr.map(Into::into),
-            ready: None,
-        }
+        let [stdin, stdout, stderr] = pipes.map(|pipe| pipe.map(Into::into));
+        Self { control, stdin, stdout, stderr, ready: None }
     }
 
     /// A handle for other threads.
@@ -153,8 +139,7 @@ impl ToolCall {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
-        self.control.check_process()?;
-        Ok(self.control.slot.wait(Some(Instant::now() + timeout)))
+        self.control.wait_timeout(timeout)
     }
 
     /// Is it over? In a forked child: false, for it cannot know.
@@ -187,6 +172,15 @@ impl ToolCall {
 }
 
 impl CallControl {
+    /// As [`ToolCall::wait_timeout`]; a time beyond what a clock can hold is for ever.
+    ///
+    /// # Errors
+    /// As [`ToolCall::wait`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
+        self.check_process()?;
+        Ok(self.slot.wait(Instant::now().checked_add(timeout)))
+    }
+
     /// As [`ToolCall::cancel`].
     pub fn cancel(&self) {
         self.stop(None);

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::advice::Suggestion;
+use super::clone::Step;
 use super::usage::Usage;
 use crate::cgroup::Limit;
 use crate::history::{CommandKey, History, Run};
@@ -284,7 +285,7 @@ impl Outcome {
         match &self.ended {
             Ended::Exited(status) => Some(*status),
             Ended::Signaled { signal, .. } => Some(128 + signal),
-            Ended::NotStarted(e) if e.what() == super::clone::EXECUTE => match e.errno() {
+            Ended::NotStarted(e) if e.what() == Step::Execute.text() => match e.errno() {
                 Some(libc::ENOENT | libc::ENOTDIR) => Some(127),
                 _ => Some(126),
             },

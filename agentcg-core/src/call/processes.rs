@@ -17,7 +17,8 @@ fn each(cgroup: &Cgroup, visit: &mut dyn FnMut(i32)) {
     });
 }
 
-pub(super) fn count(cgroup: &Cgroup) -> u32 {
+/// What vanishes meanwhile, or may not be read, counts as empty.
+pub(crate) fn count(cgroup: &Cgroup) -> u32 {
     let mut n = 0;
     each(cgroup, &mut |_| n += 1);
     n

@@ -338,24 +338,19 @@ impl Running {
             (Ended::Unknown("it did not end".into()), None, self.started.elapsed())
         });
         let mut outcome = End {
+            plan: self.plan,
+            calls: &self.calls,
             cgroup: &self.cgroup,
-            ancestors: self.calls.ancestors(),
             before: &self.before,
             ended,
             stopped: self.end.stopped.take(),
             alone: self.calls.was_alone(&self.presence),
-            limits: &self.plan.limits,
-            session: self.calls.session(),
-            call: &self.plan.call,
-            command: &self.plan.command,
             started_at: self.started_at,
             duration,
+            queued: self.queued,
             max_rss_bytes,
         }
         .conclude();
-        outcome.queued = self.queued;
-        outcome.hint = self.plan.hint;
-        outcome.notes = self.plan.notes;
         let [stdout, stderr] = self.capture.map(|c| c.map(|c| c.kept.finish()));
         (outcome.stdout, outcome.stderr) = (stdout, stderr);
         outcome.killed_processes = self.end.killed;
@@ -363,7 +358,7 @@ impl Running {
         outcome.survivors = self.end.survivors;
         outcome.timeline = self.end.timeline;
         if let Err(e) = self.cgroup.remove_tree() {
-            tracing::warn!("call {} stays: {e}", self.plan.call);
+            tracing::warn!("call {} stays: {e}", outcome.call);
         }
         drop(self.presence);
         drop(self.pass);
@@ -410,10 +405,8 @@ impl Running {
 
     /// What comes first; `None` when a time is over.
     fn poll(&self, sources: &[Source]) -> Result<Option<Source>, Errno> {
-        let timeout = self.deadline().map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ }
-        });
+        let left = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         let watched: Vec<_> =
             sources.iter().filter_map(|s| self.fd(*s).map(|fd| (*s, fd))).collect();
         let mut fds: Vec<_> =

@@ -32,8 +32,7 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 struct State {
     outcome: Option<Outcome>,
-    done: bool,
-    /// What it used in the end, from before the cgroup is removed.
+    /// What it used in the end: there as soon as it is over, also when the outcome has been taken.
     usage: Option<Usage>,
     /// Made when someone wants to poll.
     ready: Option<Arc<OwnedFd>>,
@@ -44,7 +43,6 @@ impl Slot {
         let mut state = self.state.lock();
         state.usage = Some(outcome.usage.clone());
         state.outcome = Some(outcome);
-        state.done = true;
         if let Some(fd) = &state.ready {
             let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
         }
@@ -58,11 +56,11 @@ impl Slot {
     /// Waits until it is there, or the time is over.
     pub(super) fn wait(&self, until: Option<Instant>) -> bool {
         let mut state = self.state.lock();
-        while !state.done {
+        while state.usage.is_none() {
             match until {
                 Some(until) => {
                     if self.changed.wait_until(&mut state, until).timed_out() {
-                        return state.done;
+                        return state.usage.is_some();
                     }
                 }
                 None => self.changed.wait(&mut state),
@@ -87,8 +85,9 @@ impl Slot {
         if let Some(fd) = &state.ready {
             return Ok(fd.clone());
         }
-        let fd = eventfd(state.done.into(), EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|e| Error::os("make", "an eventfd", e))?;
+        let fd =
+            eventfd(state.usage.is_some().into(), EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|e| Error::os("make", "an eventfd", e))?;
         let fd = Arc::new(fd);
         state.ready = Some(fd.clone());
         Ok(fd)
@@ -165,10 +164,13 @@ impl Supervisor {
             process: std::process::id(),
         });
         let theirs = inbox.clone();
+        // Whoever started it hears its warnings too.
+        let log = tracing::dispatcher::get_default(Clone::clone);
         let thread = std::thread::Builder::new()
             .name("agentcg-calls".into())
             .spawn(move || {
-                Watch { inbox: theirs, calls: HashMap::new(), times: BTreeSet::new() }.run()
+                let watch = Watch { inbox: theirs, calls: HashMap::new(), times: BTreeSet::new() };
+                tracing::dispatcher::with_default(&log, || watch.run());
             })
             .map_err(|e| Error::os("start", "the thread for tool calls", e))?;
         Ok(Self { inbox, thread: Some(thread) })
@@ -205,10 +207,9 @@ impl Watch {
     fn run(mut self) {
         let mut events = Vec::with_capacity(64);
         loop {
-            let timeout = self.times.first().map(|(at, _)| {
-                let left = at.saturating_duration_since(Instant::now());
-                Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ }
-            });
+            let left =
+                self.times.first().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
             events.clear();
             match epoll::wait(
                 &self.inbox.epoll,

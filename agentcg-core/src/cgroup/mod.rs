@@ -79,6 +79,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// The last part of its path.
+    pub fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.path.file_name().unwrap_or_default().to_string_lossy()
+    }
+
     /// The kernel's 64-bit id of the cgroup: the inode number, and what BPF sees as `cgroup_id`.
     ///
     /// # Errors
@@ -109,6 +114,14 @@ impl Cgroup {
         fs::mkdirat(&self.dir, name.as_str(), Mode::from_raw_mode(0o755))
             .map_err(|e| Error::os("create cgroup", &path, e).or_help(create_help(e)))?;
         self.child(name)
+    }
+
+    /// Opens a child, after making it where it is missing; true when it was made.
+    pub(crate) fn child_or_create(&self, name: &CgroupName) -> Result<(Cgroup, bool)> {
+        match self.create_child(name) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok((self.child(name)?, false)),
+            made => Ok((made?, true)),
+        }
     }
 
     /// The children, by name; a child that vanishes meanwhile is left out.
@@ -408,6 +421,20 @@ impl Cgroup {
             ErrorKind::NotFound => e.or_help(format!("process {pid} does not exist")),
             _ => e,
         })
+    }
+
+    /// Gives every process of this cgroup (not of its children) to `away`, until none is left.
+    pub(crate) fn drain(&self, mut away: impl FnMut(i32) -> Result<()>) -> Result<()> {
+        // They may fork meanwhile; each round leaves fewer to do so.
+        for _ in 0..100 {
+            let pids = self.procs()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            pids.into_iter().try_for_each(&mut away)?;
+        }
+        Err(Error::new(ErrorKind::Busy, "processes fork faster than they can be moved out of")
+            .at(self.path()))
     }
 
     /// Kills every process in it and below, with no way to escape by forking: `cgroup.kill`

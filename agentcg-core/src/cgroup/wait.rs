@@ -49,8 +49,8 @@ impl Cgroup {
             if n == 0 || left.is_zero() {
                 return Ok(false);
             }
-            let wait = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-            match poll(&mut [PollFd::new(&fd, PollFlags::PRI)], Some(&wait)) {
+            let wait = Timespec::try_from(left).ok();
+            match poll(&mut [PollFd::new(&fd, PollFlags::PRI)], wait.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::os("poll", self.path().join("cgroup.events"), e)),
             }

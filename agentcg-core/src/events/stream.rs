@@ -163,9 +163,8 @@ impl EventStream {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         // poll(2) takes 32 bits of ms in older kernels; an hour is as good as for ever in a loop.
         let timeout = timeout.min(Duration::from_secs(3600));
-        let spec =
-            Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
-        match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&spec)) {
+        let spec = Timespec::try_from(timeout).ok();
+        match poll(&mut [PollFd::new(self, PollFlags::IN)], spec.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(Error::os("poll", "the event ring buffer", e)),
         }

@@ -188,9 +188,11 @@ impl MemoryProtection {
         let watch = Watch::new(config, stats.clone())?;
         let thread = {
             let stop = stop.clone();
+            // Whoever started it hears its warnings too.
+            let log = tracing::dispatcher::get_default(Clone::clone);
             std::thread::Builder::new()
                 .name("agentcg-memory".into())
-                .spawn(move || watch.run(&stop))
+                .spawn(move || tracing::dispatcher::with_default(&log, || watch.run(&stop)))
                 .map_err(|e| Error::os("start a thread", "agentcg-memory", e))?
         };
         Ok(Self { stop, thread: Some(thread), stats, process: std::process::id() })

@@ -36,8 +36,8 @@ use crate::{Error, ErrorKind, Result};
 
 pub(crate) use origins::Origins;
 pub(crate) use tree::{
-    CALL, Calls, NewCall, Orphans, Parts, Presence, dissolve, kill_call, kill_calls, move_all,
-    remove_orphan, remove_orphans,
+    CALL, Calls, NewCall, Orphans, Parts, Presence, dissolve, kill_call, kill_calls, killed_by,
+    move_all, remove_orphan, remove_orphans,
 };
 
 /// How a session stands against the others when CPU or memory is short.
@@ -149,12 +149,9 @@ impl Session {
         config.hint_classes.check()?;
         // Nobody joins or leaves meanwhile.
         let setup = root.setup()?;
-        let (cgroup, made) = match root.cgroup().create_child(&name) {
-            Ok(cgroup) => (cgroup, true),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists && root.shared() => {
-                (root.cgroup().child(&name)?, false)
-            }
-            Err(e) => return Err(e),
+        let (cgroup, made) = match root.shared() {
+            true => root.cgroup().child_or_create(&name)?,
+            false => (root.cgroup().create_child(&name)?, true),
         };
         let lock =
             match cgroup::lock_as(&cgroup, Lock::Owner, FlockOperation::NonBlockingLockShared) {

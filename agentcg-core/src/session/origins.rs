@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
+use crate::Result;
 use crate::cgroup::Cgroup;
-use crate::{Error, ErrorKind, Result};
 
 /// What all sessions of a runtime share: the processes that were moved into them.
 #[derive(Debug, Default)]
@@ -39,25 +39,16 @@ impl Origins {
     /// Moves the processes of a cgroup (not of its children) back to where they came from, else to
     /// the nearest ancestor outside the runtime that takes processes.
     pub(crate) fn evacuate(&self, cgroup: &Cgroup, outside: &Path) -> Result<()> {
-        // New ones may be forked while we move; each round leaves fewer to do so.
-        for _ in 0..100 {
-            let pids = cgroup.procs()?;
-            if pids.is_empty() {
-                return Ok(());
+        cgroup.drain(|pid| {
+            let origin = self.0.lock().remove(&pid);
+            if let Some(score) = origin.as_ref().and_then(|o| o.oom_score_adj) {
+                set_oom_score_adj(pid, score);
             }
-            for pid in pids {
-                let origin = self.0.lock().remove(&pid);
-                if let Some(score) = origin.as_ref().and_then(|o| o.oom_score_adj) {
-                    set_oom_score_adj(pid, score);
-                }
-                let moved = origin.and_then(|o| Cgroup::open(o.home).ok()?.move_pid(pid).ok());
-                if moved.is_none() {
-                    move_to_ancestor(pid, outside)?;
-                }
+            match origin.and_then(|o| Cgroup::open(o.home).ok()?.move_pid(pid).ok()) {
+                Some(()) => Ok(()),
+                None => move_to_ancestor(pid, outside),
             }
-        }
-        Err(Error::new(ErrorKind::Busy, "processes fork faster than they can be moved out of")
-            .at(cgroup.path()))
+        })
     }
 }
 

@@ -11,13 +11,13 @@ use parking_lot::{Condvar, Mutex};
 use serde_json::json;
 
 use super::Origins;
-use crate::call::Ancestors;
+use crate::call::{Ancestors, Stacks};
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, Lock};
 use crate::limits::Limits;
-use crate::{Error, ErrorKind, Result};
+use crate::{ErrorKind, Result};
 
 /// On a call that is killed from outside: by whom, as text.
-pub(crate) const KILLED: &str = "user.agentcg.killed";
+const KILLED: &str = "user.agentcg.killed";
 /// On a call: what it is, as JSON, for whoever looks at the tree.
 pub(crate) const CALL: &str = "user.agentcg.call";
 /// An attribute has at most 64 KiB; nobody reads that much of a command.
@@ -28,11 +28,7 @@ const RAISE_BY: i32 = 500;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn open_or_create(parent: &Cgroup, name: &str) -> Result<Cgroup> {
-    let name = CgroupName::new(name)?;
-    match parent.create_child(&name) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => parent.child(&name),
-        made => made,
-    }
+    parent.child_or_create(&CgroupName::new(name)?).map(|(cgroup, _)| cgroup)
 }
 
 fn usable(cgroup: &Cgroup) -> Result<Vec<Controller>> {
@@ -42,21 +38,10 @@ fn usable(cgroup: &Cgroup) -> Result<Vec<Controller>> {
 
 /// Moves the processes of one cgroup (not of its children) to another.
 pub(crate) fn move_all(from: &Cgroup, to: &Cgroup) -> Result<()> {
-    // They may fork meanwhile; each round leaves fewer to do so.
-    for _ in 0..100 {
-        let pids = from.procs()?;
-        if pids.is_empty() {
-            return Ok(());
-        }
-        for pid in pids {
-            match to.move_pid(pid) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                moved => moved?,
-            }
-        }
-    }
-    Err(Error::new(ErrorKind::Busy, "processes fork faster than they can be moved out of")
-        .at(from.path()))
+    from.drain(|pid| match to.move_pid(pid) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        moved => moved,
+    })
 }
 
 /// The harness's cgroup.
@@ -74,13 +59,16 @@ pub(super) fn agent(session: &Cgroup, limits: &Limits) -> Result<Cgroup> {
 /// Kills every call below a session, and its background, with a note that says who it was.
 pub(crate) fn kill_calls(session: &Cgroup, by: &str) -> Result<()> {
     for child in session.children()? {
-        match child.path().file_name().and_then(|n| n.to_str()) {
-            Some("calls") => {
+        match &*child.name() {
+            "calls" => {
                 for call in child.children()? {
-                    kill_call(&call, by)?;
+                    // One that is still to be described has no processes yet.
+                    if cgroup::has_attribute(&call, CALL)? {
+                        kill_call(&call, by)?;
+                    }
                 }
             }
-            Some("background") => child.kill()?,
+            "background" => child.kill()?,
             _ => {}
         }
     }
@@ -95,6 +83,19 @@ pub(crate) fn kill_call(call: &Cgroup, by: &str) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         killed => killed,
     }
+}
+
+/// By whom a call was killed from outside, if it was.
+pub(crate) fn killed_by(call: &Cgroup) -> Option<String> {
+    let mut buf = [0u8; 256];
+    let n = rustix::fs::fgetxattr(call, KILLED, &mut buf[..]).ok()?;
+    Some(String::from_utf8_lossy(&buf[..n]).into_owned())
+}
+
+/// False when some of its processes are not gone in time.
+pub(crate) fn kill_and_wait(cgroup: &Cgroup) -> Result<bool> {
+    cgroup.kill()?;
+    cgroup.wait_populated(false, KILL_TIMEOUT)
 }
 
 /// What becomes of calls without an owner.
@@ -122,8 +123,7 @@ pub(crate) fn dissolve(
     if orphans == Orphans::Kill {
         for name in ["calls", "background"] {
             if let Ok(cgroup) = session.child(&CgroupName::new(name)?) {
-                cgroup.kill()?;
-                cgroup.wait_populated(false, KILL_TIMEOUT)?;
+                kill_and_wait(&cgroup)?;
             }
         }
     }
@@ -152,8 +152,7 @@ pub(crate) fn remove_orphans(session: &Cgroup, outside: &Path, orphans: Orphans)
 /// Removes a call that has no owner.
 pub(crate) fn remove_orphan(call: &Cgroup, outside: &Path, orphans: Orphans) -> Result<()> {
     if orphans == Orphans::Kill {
-        call.kill()?;
-        call.wait_populated(false, KILL_TIMEOUT)?;
+        kill_and_wait(call)?;
     }
     call.walk(&mut |c| Origins::default().evacuate(c, outside))?;
     call.remove_tree()
@@ -173,9 +172,19 @@ pub(crate) struct Calls {
     /// CPUs that we may run on, and so our calls.
     cpus: usize,
     ancestors: Ancestors,
+    stacks: Stacks,
     next: AtomicU64,
+    /// Made while another call was running, for the next one to start sooner.
+    spare: Mutex<Option<Empty>>,
     live: Mutex<Live>,
     idle: Condvar,
+}
+
+/// The cgroup of a call that is not described yet, locked.
+#[derive(Debug)]
+struct Empty {
+    cgroup: Cgroup,
+    lock: OwnedFd,
 }
 
 /// The calls of this process that run.
@@ -232,7 +241,9 @@ impl Calls {
             oom_score_adj: super::origins::oom_score_adj(std::process::id() as i32)
                 .map(|ours| (ours.max(0) + RAISE_BY).min(1000)),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            stacks: Stacks::default(),
             next: AtomicU64::new(1),
+            spare: Mutex::default(),
             live: Mutex::default(),
             idle: Condvar::new(),
         })
@@ -244,6 +255,10 @@ impl Calls {
 
     pub(crate) fn ancestors(&self) -> &Ancestors {
         &self.ancestors
+    }
+
+    pub(crate) fn stacks(&self) -> &Stacks {
+        &self.stacks
     }
 
     pub(crate) fn oom_score_adj(&self) -> Option<i32> {
@@ -263,6 +278,23 @@ impl Calls {
     }
 
     pub(super) fn new_call(self: Arc<Self>, name: Option<&str>) -> Result<NewCall> {
+        let spare = if name.is_none() { self.spare.lock().take() } else { None };
+        let Empty { cgroup, lock } = match spare {
+            Some(spare) => spare,
+            None => self.empty(name)?,
+        };
+        let name = cgroup.name().into_owned();
+        let mut live = self.live.lock();
+        live.started += 1;
+        let number = live.started;
+        let alone_at_start = live.names.is_empty();
+        live.names.insert(number, name.clone());
+        drop(live);
+        let presence = Presence { calls: self.clone(), number, alone_at_start };
+        Ok(NewCall(Some(Parts { calls: self, cgroup: Arc::new(cgroup), lock, presence, name })))
+    }
+
+    fn empty(&self, name: Option<&str>) -> Result<Empty> {
         let cgroup = match name {
             Some(name) => self.cgroup.create_child(&CgroupName::new(name)?)?,
             None => loop {
@@ -276,22 +308,26 @@ impl Calls {
             },
         };
         // Locked before it is described: a description without a lock is a leftover.
-        let lock = match cgroup::lock(&cgroup, Lock::Owner) {
-            Ok(lock) => lock,
+        match cgroup::lock(&cgroup, Lock::Owner) {
+            Ok(lock) => Ok(Empty { cgroup, lock }),
             Err(e) => {
                 cgroup.remove()?;
-                return Err(e);
+                Err(e)
             }
-        };
-        let name = cgroup.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut live = self.live.lock();
-        live.started += 1;
-        let number = live.started;
-        let alone_at_start = live.names.is_empty();
-        live.names.insert(number, name.clone());
-        drop(live);
-        let presence = Presence { calls: self.clone(), number, alone_at_start };
-        Ok(NewCall(Some(Parts { calls: self, cgroup: Arc::new(cgroup), lock, presence, name })))
+        }
+    }
+
+    /// Makes the cgroup of the next call ahead of it, once there has been more than one call. The
+    /// end of the session removes it. Not where others share the session: they would see it.
+    pub(crate) fn prepare_next(&self) {
+        if self.shared || self.live.lock().started < 2 {
+            return;
+        }
+        let mut spare = self.spare.lock();
+        if spare.is_none() {
+            // What is in the way of it will be met, and said, by the call that needs it.
+            *spare = self.empty(None).ok();
+        }
     }
 
     /// Moves what is left of a call to the session's `background`; returns the processes.
@@ -300,22 +336,15 @@ impl Calls {
         let done = Cgroup::open(&self.home)
             .and_then(|home| open_or_create(&home, "background"))
             .and_then(|background| {
-                // As with every move: they may fork meanwhile.
-                for _ in 0..100 {
-                    let before = moved.len();
-                    call.walk(&mut |c| {
-                        for pid in c.procs()? {
-                            if background.move_pid(pid).is_ok() {
-                                moved.push(pid);
-                            }
+                call.walk(&mut |c| {
+                    c.drain(|pid| {
+                        match background.move_pid(pid) {
+                            Err(e) if e.kind() == ErrorKind::NotFound => {}
+                            done => moved.push(done.map(|()| pid)?),
                         }
                         Ok(())
-                    })?;
-                    if moved.len() == before {
-                        break;
-                    }
-                }
-                Ok(())
+                    })
+                })
             });
         if let Err(e) = done {
             tracing::warn!("{e}");

@@ -23,6 +23,15 @@ fn wait() {
     }
 }
 
+/// Works and sleeps by turns.
+fn nap(work: Duration, sleep: Duration) -> ! {
+    loop {
+        let began = Instant::now();
+        while began.elapsed() < work {}
+        std::thread::sleep(sleep);
+    }
+}
+
 pub fn run(job: &str) -> ! {
     let (job, arg) = job.split_once(':').unwrap_or((job, ""));
     match job {
@@ -38,6 +47,11 @@ pub fn run(job: &str) -> ! {
             loop {
                 n = std::hint::black_box(n.wrapping_add(1));
             }
+        }
+        "nap" => {
+            ready();
+            wait();
+            nap(Duration::from_millis(1), Duration::from_micros(arg.parse().expect("µs")));
         }
         "exec_by_thread" => {
             let thread = std::thread::spawn(|| {
@@ -167,11 +181,14 @@ fn harness(arg: &str) {
                     comm.is_ok_and(|comm| comm == "sleep\n")
                 };
                 let running = procs.iter().filter(|t| t.as_ref().is_ok_and(|t| runs(t)));
-                Ok(procs.len() == 2 && running.count() == if moment == "queued" { 1 } else { 2 })
+                // An empty one may be there already for a third.
+                Ok(procs.len() >= 2 && running.count() == if moment == "queued" { 1 } else { 2 })
             };
-            if crate::support::eventually("the calls have begun", begun).is_ok() {
-                ready();
+            if crate::support::eventually("the calls have begun", begun).is_err() {
+                // With threads that wait: whoever waits for us sees the end of our output.
+                std::process::abort();
             }
+            ready();
             // Ends the process, also with threads that wait.
             wait();
         }),

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use agentcg_core::{
     Cgroup, Controller, Ended, Limit, Limits, Outcome, Runtime, Scope, Session, SessionConfig,
-    Stdio, Verdict,
+    Stdio, Verdict, inspect,
 };
 use anyhow::{Context, Result, ensure};
 
@@ -74,7 +74,7 @@ pub struct Report {
     pub descriptors: (usize, usize),
     /// Its resident set, bytes.
     pub resident: (u64, u64),
-    /// Processes and cgroups below the session's `calls` after the last call.
+    /// Processes and cgroups of calls after the last call.
     pub left: (usize, usize),
 }
 
@@ -105,12 +105,12 @@ impl Storm {
         let elapsed = since.elapsed();
         let after = (descriptors()?, resident()?);
         let calls = Cgroup::open(session.path().join("calls"))?;
-        let (mut processes, mut cgroups) = (children_left(), 0);
+        let mut processes = children_left();
         calls.walk(&mut |c| {
             processes += c.procs()?.len();
-            cgroups += usize::from(c.path() != calls.path());
             Ok(())
         })?;
+        let cgroups = inspect(root)?.iter().map(|s| s.calls.len()).sum();
         drop((session, runtime));
         ensure!(!root.exists(), "the root is left: {}", root.display());
         let results = results.0.into_inner().unwrap_or_else(PoisonError::into_inner);

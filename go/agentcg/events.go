@@ -1,13 +1,14 @@
 package agentcg
 
 // #include <agentcg.h>
-// #include <stdlib.h>
 import "C"
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
+	goruntime "runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -80,32 +81,37 @@ type MissingProbe struct {
 	Error string `json:"error"`
 }
 
-// Events is a stream of process events, in the order in which the kernel wrote them.
-type Events struct {
-	mu      sync.Mutex
-	c       *C.agentcg_events_t
+// EventStream is process events in the order in which the kernel wrote them.
+type EventStream struct {
+	h       handle
 	missing []MissingProbe
 	// A duplicate of the library's descriptor, which Go's network poller waits on: no thread waits.
 	ready *os.File
 	conn  syscall.RawConn
+	next  *C.agentcg_event_t
+	mu    sync.Mutex
+	err   error
 }
 
 // Subscribe attaches the probes that a filter needs.
-func (r *Runtime) Subscribe(filter EventFilter) (*Events, error) {
-	e := &Events{}
+func (r *Runtime) Subscribe(filter EventFilter) (*EventStream, error) {
+	e := &EventStream{}
 	err := r.with(func(c *C.agentcg_runtime_t) error {
-		return e.open(c, filter)
+		return e.open(c, filter, r.h.log)
 	})
 	if err != nil {
 		e.Close()
 		return nil, err
 	}
+	goruntime.SetFinalizer(e, (*EventStream).Close)
 	return e, nil
 }
 
-func (e *Events) open(c *C.agentcg_runtime_t, filter EventFilter) error {
+func (e *EventStream) open(r *C.agentcg_runtime_t, filter EventFilter, log *logger) error {
+	var a arena
+	defer a.free()
 	var cfilter C.agentcg_event_filter_t
-	C.agentcg_event_filter_init(&cfilter)
+	C.agentcg_event_filter_init(&cfilter, C.size_t(unsafe.Sizeof(cfilter)))
 	cfilter.mode = C.uint32_t(filter.Mode)
 	if filter.Kinds != 0 {
 		cfilter.kinds = C.uint32_t(filter.Kinds)
@@ -131,89 +137,73 @@ func (e *Events) open(c *C.agentcg_runtime_t, filter EventFilter) error {
 		{"Delay", filter.Delay, &cfilter.delay_ms},
 		{"OpenWindow", filter.OpenWindow, &cfilter.open_window_ms},
 	} {
-		switch {
-		case duration.given == AtOnce && duration.name != "MinDuration":
+		if duration.given == AtOnce && duration.name != "MinDuration" {
 			*duration.place = 0
-		case duration.given < 0:
-			message := fmt.Sprintf("invalid %s %v: it is negative", duration.name, duration.given)
-			return &Error{Code: ErrInvalidInput, Message: message}
-		case duration.given > 0:
-			// Not down: a short time is something else than none.
-			*duration.place = C.uint64_t((duration.given-1)/time.Millisecond + 1)
+		} else if duration.given != 0 {
+			ms, err := milliseconds(duration.name, duration.given)
+			if err != nil {
+				return err
+			}
+			*duration.place = ms
 		}
 	}
-	var free func()
-	cfilter.commands, free = cstrings(filter.Commands)
-	defer free()
-	cfilter.nr_commands = C.size_t(len(filter.Commands))
-	cfilter.cgroups, free = cstrings(filter.Cgroups)
-	defer free()
-	cfilter.nr_cgroups = C.size_t(len(filter.Cgroups))
-	cfilter.executables, free = cstrings(filter.Executables)
-	defer free()
-	cfilter.nr_executables = C.size_t(len(filter.Executables))
-	if n := len(filter.UIDs); n > 0 {
-		uids := C.CBytes(unsafe.Slice((*byte)(unsafe.Pointer(&filter.UIDs[0])), n*4))
-		defer C.free(uids)
-		cfilter.uids = (*C.uint32_t)(uids)
-		cfilter.nr_uids = C.size_t(n)
+	cfilter.commands, cfilter.nr_commands = a.list(filter.Commands), C.size_t(len(filter.Commands))
+	cfilter.cgroups, cfilter.nr_cgroups = a.list(filter.Cgroups), C.size_t(len(filter.Cgroups))
+	cfilter.executables, cfilter.nr_executables = a.list(filter.Executables), C.size_t(len(filter.Executables))
+	cfilter.uids, cfilter.nr_uids = (*C.uint32_t)(numbers(&a, filter.UIDs)), C.size_t(len(filter.UIDs))
+	cfilter.pids, cfilter.nr_pids = (*C.int32_t)(numbers(&a, filter.Pids)), C.size_t(len(filter.Pids))
+	if a.err != nil {
+		return a.err
 	}
-	if n := len(filter.Pids); n > 0 {
-		pids := C.CBytes(unsafe.Slice((*byte)(unsafe.Pointer(&filter.Pids[0])), n*4))
-		defer C.free(pids)
-		cfilter.pids = (*C.int32_t)(pids)
-		cfilter.nr_pids = C.size_t(n)
-	}
-	if err := check(C.agentcg_subscribe(c, &cfilter, &e.c)); err != nil {
+	var c *C.agentcg_events_t
+	if err := check(C.agentcg_subscribe(r, &cfilter, &c)); err != nil {
 		return err
 	}
+	e.h.log = log.hold()
+	e.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_events_free((*C.agentcg_events_t)(c)) })
 	var text *C.char
-	if err := check(C.agentcg_events_missing_json(e.c, &text)); err != nil {
+	if err := check(C.agentcg_events_missing_json(c, &text)); err != nil {
 		return err
 	}
 	if err := decode(text, &e.missing); err != nil {
 		return err
 	}
-	return e.poll(uintptr(C.agentcg_events_fd(e.c)))
-}
-
-func (e *Events) poll(fd uintptr) error {
-	duplicate, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-	if errno != 0 {
-		return os.NewSyscallError("fcntl", errno)
-	}
-	// What makes os.NewFile give it to the poller.
-	if err := syscall.SetNonblock(int(duplicate), true); err != nil {
-		return os.NewSyscallError("fcntl", err)
-	}
-	e.ready = os.NewFile(duplicate, "agentcg events")
 	var err error
+	if e.ready, err = pollable(uintptr(C.agentcg_events_fd(c)), "agentcg events"); err != nil {
+		return err
+	}
 	e.conn, err = e.ready.SyscallConn()
 	return err
 }
 
+func (e *EventStream) alone(f func(*C.agentcg_events_t) error) error {
+	defer goruntime.KeepAlive(e)
+	return e.h.alone(func(c unsafe.Pointer) error { return f((*C.agentcg_events_t)(c)) })
+}
+
 // Missing is what the filter asks for and this kernel cannot give; everything else is delivered.
-func (e *Events) Missing() []MissingProbe {
+func (e *EventStream) Missing() []MissingProbe {
 	return e.missing
 }
 
 // Stats says what was delivered and lost so far.
-func (e *Events) Stats() (*EventStats, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.c == nil {
-		return nil, os.ErrClosed
-	}
-	var text *C.char
-	if err := check(C.agentcg_events_stats_json(e.c, &text)); err != nil {
+func (e *EventStream) Stats() (*EventStats, error) {
+	stats := &EventStats{}
+	err := e.alone(func(c *C.agentcg_events_t) error {
+		var text *C.char
+		if err := check(C.agentcg_events_stats_json(c, &text)); err != nil {
+			return err
+		}
+		return decode(text, stats)
+	})
+	if err != nil {
 		return nil, err
 	}
-	stats := &EventStats{}
-	return stats, decode(text, stats)
+	return stats, nil
 }
 
 // Next waits for the next event, until the deadline (os.ErrDeadlineExceeded) or Close (os.ErrClosed).
-func (e *Events) Next() (Event, error) {
+func (e *EventStream) Next() (Event, error) {
 	var event Event
 	var err error
 	waited := e.conn.Read(func(uintptr) bool {
@@ -230,33 +220,90 @@ func (e *Events) Next() (Event, error) {
 	}
 }
 
+// Events gives the events in a channel, which is closed when the context is done, the stream is
+// closed or it fails; then Err says why. Nobody else may read the stream meanwhile.
+func (e *EventStream) Events(ctx context.Context) <-chan Event {
+	events := make(chan Event, 64)
+	stop := make(chan struct{})
+	go func() {
+		// Ends a Next that waits.
+		select {
+		case <-ctx.Done():
+			e.SetDeadline(time.Unix(1, 0))
+		case <-stop:
+		}
+	}()
+	go func() {
+		defer close(events)
+		defer close(stop)
+		for {
+			event, err := e.Next()
+			if err == nil {
+				select {
+				case events <- event:
+					continue
+				case <-ctx.Done():
+				}
+			}
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			e.mu.Lock()
+			e.err = err
+			e.mu.Unlock()
+			return
+		}
+	}()
+	return events
+}
+
+// Err is why the channel of Events was closed: the context's error, os.ErrClosed, or a failure.
+func (e *EventStream) Err() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
 // SetDeadline says until when Next waits, now and from now on; zero: for ever.
-func (e *Events) SetDeadline(t time.Time) error {
+func (e *EventStream) SetDeadline(t time.Time) error {
 	return e.ready.SetReadDeadline(t)
 }
 
-func (e *Events) tryNext() (Event, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.c == nil {
-		return nil, os.ErrClosed
-	}
+func (e *EventStream) tryNext() (event Event, err error) {
+	err = e.alone(func(c *C.agentcg_events_t) error {
+		if err := check(C.agentcg_events_next(c, 0, &e.next)); err != nil || e.next == nil {
+			return err
+		}
+		if event = eventOf(e.next); event != nil {
+			return nil
+		}
+		event, err = unknown(c)
+		return err
+	})
+	return event, err
+}
+
+// unknown is an event of a kind that came later.
+func unknown(c *C.agentcg_events_t) (Event, error) {
 	var text *C.char
-	if err := check(C.agentcg_events_next(e.c, 0, &text)); err != nil || text == nil {
+	if err := check(C.agentcg_events_json(c, &text)); err != nil {
 		return nil, err
 	}
-	defer C.agentcg_string_free(text)
-	return parseEvent([]byte(C.GoString(text)))
+	event := &Unknown{JSON: json.RawMessage(C.GoString(text))}
+	var kind struct {
+		Event string `json:"event"`
+	}
+	err := decode(text, &kind)
+	event.Kind = kind.Event
+	return event, err
 }
 
 // Close detaches the probes and ends Next.
-func (e *Events) Close() error {
+func (e *EventStream) Close() error {
+	goruntime.SetFinalizer(e, nil)
 	if e.ready != nil {
 		e.ready.Close()
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	C.agentcg_events_free(e.c)
-	e.c = nil
+	e.h.close()
 	return nil
 }

@@ -3,7 +3,10 @@ package agentcg
 // #include <agentcg.h>
 import "C"
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
 // Code is the class of a failure. It is an error itself, for errors.Is:
 //
@@ -46,7 +49,9 @@ func (c Code) Error() string {
 type Error struct {
 	Code    Code
 	Errno   syscall.Errno // 0 when the kernel was not asked
-	Message string
+	Message string        // all of it, the help too
+	Path    string        // the kernel file, cgroup or program that it is about, or ""
+	Help    string        // the way out, or ""
 }
 
 // Error is the message.
@@ -54,9 +59,21 @@ func (e *Error) Error() string {
 	return "agentcg: " + e.Message
 }
 
-// Is compares with a Code.
+// Is compares with a Code, and with what the package os has for it.
 func (e *Error) Is(target error) bool {
-	return target == e.Code
+	switch target {
+	case e.Code:
+		return true
+	case os.ErrPermission:
+		return e.Code == ErrPermission
+	case os.ErrNotExist:
+		return e.Code == ErrNotFound
+	case os.ErrExist:
+		return e.Code == ErrAlreadyExists
+	case os.ErrDeadlineExceeded:
+		return e.Code == ErrTimedOut
+	}
+	return false
 }
 
 // Unwrap gives the errno, so that errors.Is also finds fs.ErrPermission and its like.
@@ -72,9 +89,15 @@ func check(e *C.agentcg_error_t) error {
 		return nil
 	}
 	defer C.agentcg_error_free(e)
+	return errorOf(e)
+}
+
+func errorOf(e *C.agentcg_error_t) *Error {
 	return &Error{
 		Code:    Code(C.agentcg_error_code(e)),
 		Errno:   syscall.Errno(C.agentcg_error_errno(e)),
 		Message: C.GoString(C.agentcg_error_message(e)),
+		Path:    C.GoString(C.agentcg_error_path(e)),
+		Help:    C.GoString(C.agentcg_error_help(e)),
 	}
 }

@@ -4,9 +4,9 @@ package agentcg
 import "C"
 
 import (
-	"os"
-	"sync"
+	goruntime "runtime"
 	"time"
+	"unsafe"
 )
 
 // MemoryBackend is the mechanism behind memory protection.
@@ -34,8 +34,8 @@ type MemcgConfig struct {
 
 // DefaultMemcgConfig is the default, with nobody to protect.
 func DefaultMemcgConfig() MemcgConfig {
-	var c C.agentcg_memcg_config_t
-	C.agentcg_memcg_config_init(&c)
+	var c C.agentcg_memcg_options_t
+	C.agentcg_memcg_options_init(&c, C.size_t(unsafe.Sizeof(c)))
 	return MemcgConfig{
 		Delay:     time.Duration(c.delay_ms) * time.Millisecond,
 		Window:    time.Duration(c.window_ms) * time.Millisecond,
@@ -66,58 +66,70 @@ type MemoryStats struct {
 
 // MemoryProtection is running memory protection.
 type MemoryProtection struct {
-	mu sync.RWMutex
-	c  *C.agentcg_memory_t
+	h       handle
+	backend string
 }
 
 // AttachMemcgOps protects the memory of the high cgroups against the low ones while they stall.
 func (r *Runtime) AttachMemcgOps(config MemcgConfig) (*MemoryProtection, error) {
-	high, freeHigh := cstrings(config.High)
-	defer freeHigh()
-	low, freeLow := cstrings(config.Low)
-	defer freeLow()
-	cconfig := C.agentcg_memcg_config_t{
-		high:      high,
-		nr_high:   C.size_t(len(config.High)),
-		low:       low,
-		nr_low:    C.size_t(len(config.Low)),
-		delay_ms:  C.uint64_t(config.Delay.Milliseconds()),
-		window_ms: C.uint64_t(config.Window.Milliseconds()),
-		threshold: C.uint64_t(config.Threshold),
-		backend:   C.uint32_t(config.Backend),
-		below_low: C.bool(config.BelowLow),
-		below_min: C.bool(config.BelowMin),
+	var a arena
+	defer a.free()
+	var options C.agentcg_memcg_options_t
+	C.agentcg_memcg_options_init(&options, C.size_t(unsafe.Sizeof(options)))
+	options.high, options.nr_high = a.list(config.High), C.size_t(len(config.High))
+	options.low, options.nr_low = a.list(config.Low), C.size_t(len(config.Low))
+	options.delay_ms = C.uint64_t(config.Delay.Milliseconds())
+	options.window_ms = C.uint64_t(config.Window.Milliseconds())
+	options.threshold = C.uint64_t(config.Threshold)
+	options.backend = C.uint32_t(config.Backend)
+	options.below_low = C.bool(config.BelowLow)
+	options.below_min = C.bool(config.BelowMin)
+	if a.err != nil {
+		return nil, a.err
 	}
 	m := &MemoryProtection{}
-	err := r.with(func(c *C.agentcg_runtime_t) error {
-		return check(C.agentcg_attach_memcg_ops(c, &cconfig, &m.c))
+	err := r.with(func(r2 *C.agentcg_runtime_t) error {
+		var c *C.agentcg_memory_t
+		if err := check(C.agentcg_attach_memcg_ops(r2, &options, &c)); err != nil {
+			return err
+		}
+		m.backend = C.GoString(C.agentcg_memory_backend(c))
+		m.h.log = r.h.log.hold()
+		m.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_memory_free((*C.agentcg_memory_t)(c)) })
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	goruntime.SetFinalizer(m, (*MemoryProtection).Close)
 	return m, nil
+}
+
+// Backend is the name of the mechanism in use: memcg_bpf_ops or cgroup.
+func (m *MemoryProtection) Backend() string {
+	return m.backend
 }
 
 // Stats says what it has done so far.
 func (m *MemoryProtection) Stats() (*MemoryStats, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if m.c == nil {
-		return nil, os.ErrClosed
-	}
-	var text *C.char
-	if err := check(C.agentcg_memory_stats_json(m.c, &text)); err != nil {
+	defer goruntime.KeepAlive(m)
+	stats := &MemoryStats{}
+	err := m.h.with(func(c unsafe.Pointer) error {
+		var text *C.char
+		if err := check(C.agentcg_memory_stats_json((*C.agentcg_memory_t)(c), &text)); err != nil {
+			return err
+		}
+		return decode(text, stats)
+	})
+	if err != nil {
 		return nil, err
 	}
-	stats := &MemoryStats{}
-	return stats, decode(text, stats)
+	return stats, nil
 }
 
 // Close ends the protection and puts back every value that it changed.
 func (m *MemoryProtection) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	C.agentcg_memory_free(m.c)
-	m.c = nil
+	goruntime.SetFinalizer(m, nil)
+	m.h.close()
 	return nil
 }

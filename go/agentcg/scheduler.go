@@ -4,9 +4,9 @@ package agentcg
 import "C"
 
 import (
-	"os"
-	"sync"
+	goruntime "runtime"
 	"time"
+	"unsafe"
 )
 
 // SchedulerScope says which tasks the scheduler takes over.
@@ -43,64 +43,70 @@ type SchedulerExit struct {
 
 // Scheduler is an attached sched_ext scheduler.
 type Scheduler struct {
-	mu sync.Mutex
-	c  *C.agentcg_scheduler_t
+	h handle
 }
 
 // StartScheduler attaches a CPU scheduler that shares the CPU by cpu.weight; it needs root and a
 // kernel with sched_ext.
 func (r *Runtime) StartScheduler(config SchedulerConfig) (*Scheduler, error) {
-	var cconfig C.agentcg_scheduler_config_t
-	C.agentcg_scheduler_config_init(&cconfig)
+	var options C.agentcg_scheduler_options_t
+	C.agentcg_scheduler_options_init(&options, C.size_t(unsafe.Sizeof(options)))
 	if config.Slice != 0 {
-		cconfig.slice_us = C.uint64_t(config.Slice.Microseconds())
+		options.slice_us = C.uint64_t(config.Slice.Microseconds())
 	}
-	cconfig.scope = C.uint32_t(config.Scope)
+	options.scope = C.uint32_t(config.Scope)
 	s := &Scheduler{}
-	err := r.with(func(c *C.agentcg_runtime_t) error {
-		return check(C.agentcg_start_scheduler(c, &cconfig, &s.c))
+	err := r.with(func(r2 *C.agentcg_runtime_t) error {
+		var c *C.agentcg_scheduler_t
+		if err := check(C.agentcg_start_scheduler(r2, &options, &c)); err != nil {
+			return err
+		}
+		s.h.log = r.h.log.hold()
+		s.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_scheduler_free((*C.agentcg_scheduler_t)(c)) })
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	goruntime.SetFinalizer(s, (*Scheduler).Close)
 	return s, nil
+}
+
+func (s *Scheduler) alone(f func(*C.agentcg_scheduler_t) error) error {
+	defer goruntime.KeepAlive(s)
+	return s.h.alone(func(c unsafe.Pointer) error { return f((*C.agentcg_scheduler_t)(c)) })
 }
 
 // Exited says why the kernel detached the scheduler; nil while it is attached.
 func (s *Scheduler) Exited() (*SchedulerExit, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.c == nil {
-		return nil, os.ErrClosed
-	}
-	var text *C.char
-	if err := check(C.agentcg_scheduler_exited(s.c, &text)); err != nil || text == nil {
-		return nil, err
-	}
-	exit := &SchedulerExit{}
-	return exit, decode(text, exit)
+	var exit *SchedulerExit
+	err := s.alone(func(c *C.agentcg_scheduler_t) error {
+		var text *C.char
+		if err := check(C.agentcg_scheduler_exited(c, &text)); err != nil || text == nil {
+			return err
+		}
+		exit = &SchedulerExit{}
+		return decode(text, exit)
+	})
+	return exit, err
 }
 
 // Stats reads the counters.
 func (s *Scheduler) Stats() (SchedulerStats, error) {
 	var stats SchedulerStats
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.c == nil {
-		return stats, os.ErrClosed
-	}
-	var text *C.char
-	if err := check(C.agentcg_scheduler_stats_json(s.c, &text)); err != nil {
-		return stats, err
-	}
-	return stats, decode(text, &stats)
+	err := s.alone(func(c *C.agentcg_scheduler_t) error {
+		var text *C.char
+		if err := check(C.agentcg_scheduler_stats_json(c, &text)); err != nil {
+			return err
+		}
+		return decode(text, &stats)
+	})
+	return stats, err
 }
 
 // Close detaches the scheduler; the kernel's own takes over.
 func (s *Scheduler) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	C.agentcg_scheduler_free(s.c)
-	s.c = nil
+	goruntime.SetFinalizer(s, nil)
+	s.h.close()
 	return nil
 }

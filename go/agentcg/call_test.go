@@ -1,0 +1,340 @@
+package agentcg
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func calls(t *testing.T) *Session {
+	t.Helper()
+	return session(t, newRuntime(t), "calls", SessionConfig{})
+}
+
+func verdict(t *testing.T, err error, expected Verdict) *Outcome {
+	t.Helper()
+	var exit *ExitError
+	if !errors.As(err, &exit) {
+		t.Fatalf("expected %v, got %v", expected, err)
+	}
+	if exit.Outcome.Verdict != expected {
+		t.Fatalf("expected %v, got %v: %s", expected, exit.Outcome.Verdict, exit.Outcome.JSON)
+	}
+	return exit.Outcome
+}
+
+func TestOutput(t *testing.T) {
+	s := calls(t)
+	ctx := context.Background()
+	command := s.Command(ctx, "sh", "-c", "echo out; echo error >&2; exit 3")
+	out, err := command.Output()
+	outcome := verdict(t, err, Failed)
+	var exit *ExitError
+	errors.As(err, &exit)
+	if string(out) != "out\n" || string(exit.Stderr) != "error\n" || outcome != command.Outcome {
+		t.Errorf("%q %q", out, exit.Stderr)
+	}
+	if outcome.ExitCode != 3 || outcome.Signal != 0 || outcome.Cause != nil || outcome.Err != nil || outcome.Success() {
+		t.Errorf("%+v", outcome)
+	}
+	if outcome.Duration <= 0 || outcome.Usage.CPUUser == nil || *outcome.Usage.MaxRSS < 4096 {
+		t.Errorf("%+v", outcome.Usage)
+	}
+	if !strings.Contains(err.Error(), "exit status 3") {
+		t.Error(err)
+	}
+	var all struct {
+		Verdict string
+		Session string
+	}
+	if err := json.Unmarshal(outcome.JSON, &all); err != nil || all.Verdict != "failed" || all.Session != "calls" {
+		t.Error(all, err)
+	}
+
+	combined, err := s.Command(ctx, "sh", "-c", "echo out; echo error >&2").CombinedOutput()
+	if string(combined) != "out\nerror\n" || err != nil {
+		t.Errorf("%q %v", combined, err)
+	}
+
+	command = s.Command(ctx, "sh", "-c", "echo 123456789")
+	command.CaptureLimit = 4
+	out, err = command.Output()
+	kept := command.Outcome.Stdout
+	if string(out) != "129\n"[:2]+"9\n" || err != nil || kept.Total != 10 || kept.CutAt != 2 {
+		t.Errorf("%q %v %+v", out, err, kept)
+	}
+}
+
+func TestPipesAndCopies(t *testing.T) {
+	s := calls(t)
+	ctx := context.Background()
+
+	var out, err bytes.Buffer
+	command := s.Command(ctx, "sh", "-c", "cat; echo error >&2")
+	command.Stdin = strings.NewReader(strings.Repeat("line\n", 100_000))
+	command.Stdout, command.Stderr = &out, &err
+	if e := command.Run(); e != nil || out.Len() != 500_000 || err.String() != "error\n" {
+		t.Error(e, out.Len(), err.String())
+	}
+
+	// One writer for both, and input that nobody reads.
+	out.Reset()
+	command = s.Command(ctx, "sh", "-c", "echo out; echo error >&2")
+	command.Stdin = strings.NewReader(strings.Repeat("line\n", 100_000))
+	command.Stdout, command.Stderr = &out, &out
+	if e := command.Run(); e != nil || out.String() != "out\nerror\n" {
+		t.Error(e, out.String())
+	}
+
+	command = s.Command(ctx, "cat")
+	stdin, _ := command.StdinPipe()
+	stdout, _ := command.StdoutPipe()
+	stderr, _ := command.StderrPipe()
+	if e := command.Start(); e != nil {
+		t.Fatal(e)
+	}
+	fmt.Fprint(stdin, "hello")
+	stdin.Close()
+	text, e := io.ReadAll(stdout)
+	if none, _ := io.ReadAll(stderr); len(none) != 0 {
+		t.Error(none)
+	}
+	if w := command.Wait(); w != nil || e != nil || string(text) != "hello" {
+		t.Error(w, e, string(text))
+	}
+
+	// A file is given as it is; nothing is /dev/null.
+	file, _ := os.CreateTemp(t.TempDir(), "out")
+	defer file.Close()
+	command = s.Command(ctx, "sh", "-c", "cat; readlink /proc/self/fd/1 /proc/$$/fd/0 /proc/$$/fd/2")
+	command.Stdout = file
+	if e := command.Run(); e != nil {
+		t.Error(e)
+	}
+	written, _ := os.ReadFile(file.Name())
+	if string(written) != file.Name()+"\n/dev/null\n/dev/null\n" {
+		t.Errorf("%q", written)
+	}
+}
+
+func TestSurroundings(t *testing.T) {
+	s := calls(t)
+	t.Setenv("AGENTCG_TEST_OURS", "ours")
+	command := s.Command(context.Background(), "sh", "-c", "echo $AGENTCG_TEST_OURS $PWD $AGENTCG_CALL $0", "zero")
+	command.Dir, command.Name = "/usr", "mine"
+	if out, err := command.Output(); string(out) != "ours /usr mine zero\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	command = s.Command(context.Background(), "/bin/sh", "-c", "echo $AGENTCG_TEST_OURS$GIVEN $(id -u) $(id -G) $0")
+	command.Env = []string{"GIVEN=a=b", "PATH=/usr/bin:/bin"}
+	command.Args[0] = "me"
+	command.Credential = &syscall.Credential{Uid: 5432, Gid: 5433, Groups: []uint32{54}}
+	if out, err := command.Output(); string(out) != "a=b 5432 5433 54 me\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	command = s.Command(context.Background(), "true", "a\x00b")
+	expect(t, command.Run(), ErrInvalidInput, "NUL")
+	command = s.Command(context.Background(), "true")
+	command.Timeout = -time.Second
+	expect(t, command.Run(), ErrInvalidInput, "Timeout")
+	command = s.Command(context.Background(), "true")
+	command.Hint = "memory:huge"
+	expect(t, command.Run(), ErrInvalidInput, "huge")
+}
+
+func TestNotStarted(t *testing.T) {
+	s := calls(t)
+	command := s.Command(context.Background(), "no-such-program")
+	command.Stdin = strings.NewReader("input")
+	err := command.Start()
+	outcome := verdict(t, err, SpawnFailed)
+	if !errors.Is(err, os.ErrNotExist) || !errors.Is(err, ErrNotFound) || outcome.ExitCode != -1 {
+		t.Error(err)
+	}
+	err = s.Command(context.Background(), "/etc/passwd").Run()
+	if verdict(t, err, SpawnFailed); !errors.Is(err, os.ErrPermission) {
+		t.Error(err)
+	}
+	if err := command.Wait(); err == nil {
+		t.Error("waited for what was not started")
+	}
+	if err := command.Start(); err == nil {
+		t.Error("started twice")
+	}
+	if err := s.Command(context.Background(), "true").Kill(); err == nil {
+		t.Error("killed what was not started")
+	}
+}
+
+func TestContextKills(t *testing.T) {
+	s := calls(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	// A child that ignores SIGTERM and outlives its parent is in the call too.
+	command := s.Command(ctx, "sh", "-c", "trap '' TERM; sleep 1000 & sleep 1000; sleep 1000")
+	since := time.Now()
+	err := command.Run()
+	outcome := verdict(t, err, Cancelled)
+	if !errors.Is(err, context.DeadlineExceeded) || outcome.Signal != syscall.SIGKILL || time.Since(since) > 20*time.Second {
+		t.Error(err, outcome.Signal)
+	}
+	if err := s.Command(ctx, "true").Start(); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	// A context that ends later changes nothing.
+	ctx, cancel = context.WithCancel(context.Background())
+	command = s.Command(ctx, "true")
+	err = command.Run()
+	cancel()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestContextEndsTheQueue(t *testing.T) {
+	s := session(t, newRuntime(t), "one", SessionConfig{Capacity: Capacity{Calls: 1}})
+	first := s.Command(context.Background(), "sleep", "1000")
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err := s.Command(ctx, "true").Run()
+	if verdict(t, err, Cancelled); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	late := s.Command(context.Background(), "true")
+	late.QueueTimeout = 30 * time.Millisecond
+	err = late.Run()
+	if outcome := verdict(t, err, SpawnFailed); outcome.Queued < 30*time.Millisecond || !errors.Is(err, ErrTimedOut) {
+		t.Error(outcome.Queued, err)
+	}
+	first.Kill()
+	verdict(t, first.Wait(), Cancelled)
+}
+
+func TestControl(t *testing.T) {
+	s := calls(t)
+	command := s.Command(context.Background(), "cat")
+	stdin, _ := command.StdinPipe()
+	stdout, _ := command.StdoutPipe()
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	echoed := make(chan string, 10)
+	go func() {
+		b := make([]byte, 10)
+		for {
+			n, err := stdout.Read(b)
+			if err != nil {
+				close(echoed)
+				return
+			}
+			echoed <- string(b[:n])
+		}
+	}()
+	if err := command.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(stdin, "hello")
+	select {
+	case <-echoed:
+		t.Error("it is not frozen")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := command.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	if text := <-echoed; text != "hello" {
+		t.Error(text)
+	}
+	if usage, err := command.Usage(); err != nil || usage.CPUSystem == nil {
+		t.Error(usage, err)
+	}
+	expect(t, command.Signal(4711), ErrInvalidInput, "4711")
+	if err := command.Signal(syscall.SIGINT); err != nil {
+		t.Error(err)
+	}
+	if outcome := verdict(t, command.Wait(), Signaled); outcome.Signal != syscall.SIGINT {
+		t.Error(outcome.Signal)
+	}
+	if _, err := command.Usage(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+
+	command = s.Command(context.Background(), "sleep", "1000")
+	command.Timeout, command.Grace = 50*time.Millisecond, AtOnce
+	outcome := verdict(t, command.Run(), TimedOut)
+	cause := outcome.Cause
+	if cause == nil || cause.Limit != "timeout" || cause.LimitValue != 50 || cause.Scope != OfCall || cause.Effect != Ended {
+		t.Errorf("%+v", cause)
+	}
+
+	command = s.Command(context.Background(), "sleep", "1000")
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	command.Cancel()
+	if outcome := verdict(t, command.Wait(), Cancelled); outcome.Signal != syscall.SIGTERM {
+		t.Error(outcome.Signal)
+	}
+
+	command = s.Command(context.Background(), "sleep", "1000")
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.KillCalls()
+	verdict(t, command.Wait(), Cancelled)
+	s.Close()
+	if err := s.Command(context.Background(), "true").Run(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestOutOfMemory(t *testing.T) {
+	s := calls(t)
+	command := s.Command(context.Background(), "tail", "/dev/zero")
+	command.Limits = Limits{MemoryMax: LimitOf(16 << 20), SwapMax: LimitOf(0)}
+	err := command.Run()
+	if !found.Supports("memory_controller") {
+		expect(t, err, ErrUnsupported, "memory.max")
+		return
+	}
+	outcome := verdict(t, err, OOMKilled)
+	cause := outcome.Cause
+	if cause == nil || cause.Limit != "memory.max" || cause.LimitBytes != 16<<20 || cause.VictimComm != "tail" || cause.VictimPid != command.Pid {
+		t.Errorf("%+v", cause)
+	}
+	if *outcome.Usage.OOMKills != 1 || *outcome.Usage.MemoryPeak < 15<<20 || !strings.Contains(err.Error(), outcome.Advice) {
+		t.Errorf("%+v", outcome)
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	s := calls(t)
+	var all sync.WaitGroup
+	for i := 0; i < 8; i++ {
+		all.Add(1)
+		go func(i int) {
+			defer all.Done()
+			for n := 0; n < 10; n++ {
+				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+				out, err := s.Command(ctx, "sh", "-c", fmt.Sprint("echo ", i, n)).Output()
+				cancel()
+				if string(out) != fmt.Sprintf("%d %d\n", i, n) || err != nil {
+					t.Errorf("%q %v", out, err)
+				}
+			}
+		}(i)
+	}
+	all.Wait()
+}

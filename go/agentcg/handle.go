@@ -1,0 +1,124 @@
+package agentcg
+
+// #include <stdlib.h>
+import "C"
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"unsafe"
+)
+
+// handle is something of the library's, which is freed once and used by nobody then.
+type handle struct {
+	mu   sync.RWMutex
+	c    unsafe.Pointer
+	free func(unsafe.Pointer)
+	log  *logger
+}
+
+func (h *handle) set(c unsafe.Pointer, free func(unsafe.Pointer)) {
+	h.c, h.free = c, free
+}
+
+// with is for what several threads may use at once.
+func (h *handle) with(f func(unsafe.Pointer) error) error {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if h.c == nil {
+		return errClosed
+	}
+	return f(h.c)
+}
+
+// alone is for what one thread may use at a time.
+func (h *handle) alone(f func(unsafe.Pointer) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.c == nil {
+		return errClosed
+	}
+	return f(h.c)
+}
+
+func (h *handle) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.c != nil {
+		h.free(h.c)
+		h.c = nil
+		h.log.release()
+	}
+}
+
+// arena is C memory that lives as long as a call into the library.
+type arena struct {
+	blocks []unsafe.Pointer
+	err    error
+}
+
+func (a *arena) alloc(size uintptr) unsafe.Pointer {
+	block := C.calloc(1, C.size_t(size))
+	a.blocks = append(a.blocks, block)
+	return block
+}
+
+func (a *arena) free() {
+	for _, block := range a.blocks {
+		C.free(block)
+	}
+}
+
+// string copies a string, which must not contain NUL: C would see its beginning only.
+func (a *arena) string(s string) *C.char {
+	if strings.IndexByte(s, 0) >= 0 && a.err == nil {
+		a.err = nul(s)
+	}
+	block := a.alloc(uintptr(len(s)) + 1)
+	copy(unsafe.Slice((*byte)(block), len(s)), s)
+	return (*C.char)(block)
+}
+
+// optional is NULL for "".
+func (a *arena) optional(s string) *C.char {
+	if s == "" {
+		return nil
+	}
+	return a.string(s)
+}
+
+func nul(s string) error {
+	return &Error{Code: ErrInvalidInput, Message: fmt.Sprintf("%q contains a NUL byte", s)}
+}
+
+// list copies strings, with a NULL after them, in one block.
+func (a *arena) list(list []string) **C.char {
+	const pointer = unsafe.Sizeof((*C.char)(nil))
+	size := uintptr(len(list)+1) * pointer
+	start := size
+	for _, s := range list {
+		if strings.IndexByte(s, 0) >= 0 && a.err == nil {
+			a.err = nul(s)
+		}
+		size += uintptr(len(s)) + 1
+	}
+	block := a.alloc(size)
+	pointers := unsafe.Slice((**C.char)(block), len(list)+1)
+	texts := unsafe.Slice((*byte)(block), size)
+	for i, s := range list {
+		pointers[i] = (*C.char)(unsafe.Pointer(&texts[start]))
+		start += uintptr(copy(texts[start:], s)) + 1
+	}
+	return (**C.char)(block)
+}
+
+// numbers copies numbers of 32 bits; NULL for none.
+func numbers[T int32 | uint32](a *arena, list []T) unsafe.Pointer {
+	if len(list) == 0 {
+		return nil
+	}
+	block := a.alloc(uintptr(len(list)) * 4)
+	copy(unsafe.Slice((*T)(block), len(list)), list)
+	return block
+}

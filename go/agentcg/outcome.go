@@ -1,0 +1,221 @@
+package agentcg
+
+// #include <agentcg.h>
+import "C"
+
+import (
+	"encoding/json"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// Verdict is what a call came to, in one word.
+type Verdict uint32
+
+// The verdicts.
+const (
+	Completed     Verdict = C.AGENTCG_VERDICT_COMPLETED      // status 0, and nothing of it was killed
+	Failed        Verdict = C.AGENTCG_VERDICT_FAILED         // another status
+	Signaled      Verdict = C.AGENTCG_VERDICT_SIGNALED       // a signal that was not ours
+	OOMKilled     Verdict = C.AGENTCG_VERDICT_OOM_KILLED     // the OOM killer took a process of it, whatever its status
+	TimedOut      Verdict = C.AGENTCG_VERDICT_TIMED_OUT      // its Timeout was over
+	PidsExhausted Verdict = C.AGENTCG_VERDICT_PIDS_EXHAUSTED // it failed, and forks had been refused
+	Cancelled     Verdict = C.AGENTCG_VERDICT_CANCELLED      // by its context, Cancel, Kill or agentcg kill
+	SpawnFailed   Verdict = C.AGENTCG_VERDICT_SPAWN_FAILED   // never started
+)
+
+// String is the name that the JSON has: oom_killed.
+func (v Verdict) String() string {
+	return C.GoString(C.agentcg_verdict_name(C.uint32_t(v)))
+}
+
+// Scope is the level of the cgroup tree whose limit was met.
+type Scope uint32
+
+// The levels.
+const (
+	OfCall     Scope = C.AGENTCG_SCOPE_CALL
+	OfSession  Scope = C.AGENTCG_SCOPE_SESSION
+	OfAncestor Scope = C.AGENTCG_SCOPE_ANCESTOR
+	OfHost     Scope = C.AGENTCG_SCOPE_HOST // the machine; in a container also the cgroups that are not visible there
+)
+
+// Effect is what a Cause did to the call.
+type Effect uint32
+
+// The effects.
+const (
+	Ended    Effect = C.AGENTCG_EFFECT_ENDED
+	Hampered Effect = C.AGENTCG_EFFECT_HAMPERED // slowed it, or took a process of it
+	Possible Effect = C.AGENTCG_EFFECT_POSSIBLE // met while it ran, perhaps by others
+)
+
+// Cause is the resource that ended or hampered a call.
+type Cause struct {
+	Limit      string // memory.max, pids.max, ...; timeout; memory for the machine's
+	LimitBytes uint64 // 0 for a limit that is no size
+	LimitValue float64
+	Scope      Scope
+	Effect     Effect
+	Cgroup     string // whose limit it was, or ""
+	VictimPid  int    // whom the OOM killer chose, or 0
+	VictimComm string
+}
+
+// Output is what was kept of an output: all, or the head and the tail.
+type Output struct {
+	Bytes []byte
+	Total uint64 // bytes written by the call
+	CutAt int    // where bytes are missing; -1 when none are
+}
+
+// Outcome is what came of a tool call.
+type Outcome struct {
+	Verdict  Verdict
+	ExitCode int            // of the main process; -1 when it has none
+	Signal   syscall.Signal // that ended the main process, or 0
+	Duration time.Duration  // until the main process had ended
+	Queued   time.Duration  // the wait for admission before
+	Advice   string         // what an agent should do about it, in words
+	Cause    *Cause         // nil: no resource is behind it
+	Usage    *Usage
+	Stdout   *Output // nil: it was not captured
+	Stderr   *Output
+	Err      error           // why it was never started
+	JSON     json.RawMessage // all of it, as agentcg run --report writes it
+}
+
+// Success says that it exited with status 0 and that nothing of it was killed.
+func (o *Outcome) Success() bool {
+	return o.Verdict == Completed
+}
+
+func outcomeOf(c *C.agentcg_outcome_t) *Outcome {
+	text := C.GoString(C.agentcg_outcome_json(c))
+	var usage C.agentcg_usage_t
+	C.agentcg_outcome_usage(c, &usage, C.size_t(unsafe.Sizeof(usage)))
+	o := &Outcome{
+		Verdict:  Verdict(C.agentcg_outcome_verdict(c)),
+		ExitCode: int(C.agentcg_outcome_exit_code(c)),
+		Signal:   syscall.Signal(C.agentcg_outcome_signal(c)),
+		Duration: microseconds(C.agentcg_outcome_duration_us(c)),
+		Queued:   microseconds(C.agentcg_outcome_queued_us(c)),
+		Advice:   C.GoString(C.agentcg_outcome_advice(c)),
+		Usage:    usageOf(&usage, text),
+		Stdout:   outputOf(c, 1),
+		Stderr:   outputOf(c, 2),
+		JSON:     json.RawMessage(text),
+	}
+	if e := C.agentcg_outcome_error(c); e != nil {
+		o.Err = errorOf(e)
+	}
+	var cause C.agentcg_cause_t
+	if C.agentcg_outcome_cause(c, &cause, C.size_t(unsafe.Sizeof(cause))) {
+		o.Cause = &Cause{
+			Limit:      C.GoString(cause.limit),
+			Scope:      Scope(cause.scope),
+			Effect:     Effect(cause.effect),
+			Cgroup:     C.GoString(cause.cgroup),
+			VictimPid:  int(cause.victim_pid),
+			VictimComm: C.GoString(cause.victim_comm),
+		}
+		if cause.limit_bytes != C.AGENTCG_UNSET {
+			o.Cause.LimitBytes = uint64(cause.limit_bytes)
+		}
+		if cause.limit_value >= 0 {
+			o.Cause.LimitValue = float64(cause.limit_value)
+		}
+	}
+	return o
+}
+
+func outputOf(c *C.agentcg_outcome_t, fd C.int32_t) *Output {
+	var output C.agentcg_output_t
+	if !C.agentcg_outcome_output(c, fd, &output, C.size_t(unsafe.Sizeof(output))) {
+		return nil
+	}
+	kept := make([]byte, output.length)
+	copy(kept, unsafe.Slice((*byte)(unsafe.Pointer(output.bytes)), len(kept)))
+	cut := -1
+	if output.cut_at != C.SIZE_MAX {
+		cut = int(output.cut_at)
+	}
+	return &Output{Bytes: kept, Total: uint64(output.total), CutAt: cut}
+}
+
+func microseconds(n C.uint64_t) time.Duration {
+	return time.Duration(n) * time.Microsecond
+}
+
+// Usage is what a call or a session used, descendants included. Nil: the kernel did not give it;
+// Unavailable has the reason.
+type Usage struct {
+	MemoryPeak    *uint64        // the most memory at one time, bytes
+	MemoryCurrent *uint64        // memory now; only of what still runs
+	SwapPeak      *uint64        // the most swap at one time
+	MaxRSS        *uint64        // the largest resident set of one process of a call
+	CPUUser       *time.Duration // CPU time in user mode
+	CPUSystem     *time.Duration // CPU time in the kernel
+	CPUThrottled  *time.Duration // held back by its own cpu.max
+	CPUStall      *time.Duration // some task waited for a CPU
+	MemoryStall   *time.Duration // some task waited for memory
+	IOStall       *time.Duration // some task waited for I/O
+	IORead        *uint64        // from block devices, bytes
+	IOWrite       *uint64
+	PidsPeak      *uint64 // the most processes and threads at one time
+	MemoryHigh    *uint64 // times it was slowed at its own memory.high
+	OOMKills      *uint64
+
+	json string
+}
+
+func usageOf(c *C.agentcg_usage_t, text string) *Usage {
+	// In one allocation each.
+	numbers, times := new([9]uint64), new([6]time.Duration)
+	n, t := 0, 0
+	number := func(c C.uint64_t) *uint64 {
+		if c == C.AGENTCG_UNSET {
+			return nil
+		}
+		n++
+		numbers[n-1] = uint64(c)
+		return &numbers[n-1]
+	}
+	duration := func(c C.uint64_t) *time.Duration {
+		if c == C.AGENTCG_UNSET {
+			return nil
+		}
+		t++
+		times[t-1] = microseconds(c)
+		return &times[t-1]
+	}
+	return &Usage{
+		MemoryPeak:    number(c.memory_peak_bytes),
+		MemoryCurrent: number(c.memory_current_bytes),
+		SwapPeak:      number(c.swap_peak_bytes),
+		MaxRSS:        number(c.max_rss_bytes),
+		CPUUser:       duration(c.cpu_user_us),
+		CPUSystem:     duration(c.cpu_system_us),
+		CPUThrottled:  duration(c.cpu_throttled_us),
+		CPUStall:      duration(c.cpu_stall_us),
+		MemoryStall:   duration(c.memory_stall_us),
+		IOStall:       duration(c.io_stall_us),
+		IORead:        number(c.io_read_bytes),
+		IOWrite:       number(c.io_write_bytes),
+		PidsPeak:      number(c.pids_peak),
+		MemoryHigh:    number(c.memory_high_events),
+		OOMKills:      number(c.oom_kills),
+		json:          text,
+	}
+}
+
+// Unavailable is a reason for each number that is missing, by its name in JSON: swap_peak_bytes.
+func (u *Usage) Unavailable() map[string]string {
+	var missing struct {
+		Unavailable map[string]string `json:"unavailable"`
+	}
+	// The library's own JSON; of a usage without any there is nothing to say.
+	_ = json.Unmarshal([]byte(u.json), &missing)
+	return missing.Unavailable
+}
