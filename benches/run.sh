@@ -18,5 +18,8 @@ guest -- "$bench" storm
 
 "$bench" events --runs 2000
 "$bench" calls --rounds 1500
+python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
+VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
+"$python/python" benches/python.py
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec
 "$bench" bindings target/bench
