@@ -6,6 +6,7 @@
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
 //! | `wrappers` | the command itself, a shell script, `systemd-run`, BenchExec's `runexec` |
+//! | `memory` | no protection, a static `memory.low`, a fixed delay |
 //! | `storm` | nothing: all verdicts must be right, and nothing may be left |
 //!
 //! Absolute times mean little on a shared machine: look at the ratios. `benches/run.sh` runs the
@@ -16,6 +17,7 @@
 mod calls;
 mod events;
 mod fairness;
+mod memory;
 mod storm;
 mod wrappers;
 
@@ -65,6 +67,16 @@ enum What {
         #[arg(long, default_value_t = 32)]
         at_once: u32,
     },
+    /// Memory protection beside the alternatives; in a guest with little memory, and swap
+    Memory(memory::Args),
+    /// A process of the case that is measured
+    #[command(hide = true)]
+    MemoryWorker {
+        /// What to do
+        job: String,
+        /// Where to say how it went
+        record: std::path::PathBuf,
+    },
     /// Uses CPU until it is killed
     #[command(hide = true)]
     Burn,
@@ -72,7 +84,7 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Burn) {
+    if !matches!(what, What::Burn | What::MemoryWorker { .. }) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
@@ -82,6 +94,8 @@ fn main() -> anyhow::Result<()> {
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Wrappers { rounds } => wrappers::measure(rounds),
+        What::Memory(args) => memory::run(&args),
+        What::MemoryWorker { job, record } => memory::work(&job, &record),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
         What::Burn => fairness::burn(),
     }

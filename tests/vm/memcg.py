@@ -79,11 +79,13 @@ def _build(built: Path) -> None:
 def _prepare(tree: Path, log: int) -> None:
     """Unpack, patch and configure; a tree that exists is complete up to its .config."""
     with publishing(tree) as draft:
-        Archive(SUITE).unpack(PACKAGE, draft)
-        source = draft / "usr/src" / f"{PACKAGE}.tar.xz"
+        package = draft / "package"
+        package.mkdir()
+        Archive(SUITE).unpack(PACKAGE, package)
+        source = package / "usr/src" / f"{PACKAGE}.tar.xz"
         skip = [f"--exclude={PACKAGE}/arch/{name}" for name in ARCHITECTURES.split()]
         _run(["tar", "-xf", str(source), "--strip-components=1", *skip], draft, log)
-        shutil.rmtree(draft / "usr")
+        shutil.rmtree(package)
         _run(["patch", "-p1", "--fuzz=0", "-i", str(PATCH)], draft, log)
         _make(draft, log, "tinyconfig")
         wanted = CONFIG.read_text()
