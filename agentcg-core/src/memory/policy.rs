@@ -41,6 +41,8 @@ struct Open {
     since: Instant,
     until: Instant,
     last: Instant,
+    /// The last sign that counted as a stall of its own.
+    counted: Instant,
     /// When it was looked at last, and the CPU time it had used then.
     looked: Option<(Instant, Duration)>,
 }
@@ -56,16 +58,19 @@ impl Window {
 
     pub(super) fn hurt(&mut self, now: Instant) -> Hurt {
         if let Some(open) = &mut self.open {
-            let same = now.saturating_duration_since(open.last) < STALL;
             open.until = open.until.max(now + self.length);
             open.last = now;
             open.looked = None;
-            return if same { Hurt::Same } else { Hurt::Again };
+            if now.saturating_duration_since(open.counted) < STALL {
+                return Hurt::Same;
+            }
+            open.counted = now;
+            return Hurt::Again;
         }
         let soon = self.ended.is_some_and(|at| now.saturating_duration_since(at) < self.length);
         self.length = if soon { (self.length * 2).min(self.base * LONGEST) } else { self.base };
         let until = now + self.length;
-        self.open = Some(Open { since: now, until, last: now, looked: None });
+        self.open = Some(Open { since: now, until, last: now, counted: now, looked: None });
         Hurt::Opened
     }
 
@@ -149,6 +154,9 @@ mod tests {
         let mut w = Window::new(BASE);
         assert_eq!(w.hurt(t), Hurt::Opened);
         assert_eq!(w.hurt(t + s(0.1)), Hurt::Same);
+        assert_eq!(w.hurt(t + s(0.15)), Hurt::Same);
+        // Pain without a pause counts again and again.
+        assert_eq!(w.hurt(t + s(0.25)), Hurt::Again);
         assert_eq!(w.hurt(t + s(0.6)), Hurt::Again);
         assert!(!w.is_over(t + s(1.5), None));
         assert!(w.is_over(t + s(1.6), None));

@@ -122,20 +122,35 @@ impl Live {
         Ok(())
     }
 
-    /// Puts back what was changed, here and above.
-    pub(super) fn release(&self) {
+    /// Takes the protection back, here and above.
+    pub(super) fn unprotect(&self) {
         if let Some(ancestors) = &self.ancestors {
             ancestors.grant(&[], 0);
         }
-        if let Err(e) = self.claim.restore() {
-            tracing::warn!("{e}");
+        self.put_back(&["memory.low", "memory.min"]);
+    }
+
+    /// Ends what slowed a low cgroup.
+    pub(super) fn let_go(&self) {
+        self.put_back(&["memory.high", "cgroup.freeze"]);
+    }
+
+    fn put_back(&self, files: &[&str]) {
+        for file in files {
+            if let Err(e) = self.claim.restore_one(file) {
+                tracing::warn!("{e}");
+            }
         }
+    }
+
+    pub(super) fn is_held(&self) -> Result<bool> {
+        self.claim.is_changed("memory.high")
     }
 
     /// Holds a low cgroup at its part. A limit that is stricter is left.
     pub(super) fn hold(&self, part: u64) -> Result<bool> {
         let before = self.cgroup().limit(LimitFile::MemoryHigh)?;
-        let ours = self.claim.is_changed("memory.high")?;
+        let ours = self.is_held()?;
         if ours || before.value().is_none_or(|v| v > part) {
             self.claim.change("memory.high", &part.to_string())?;
             return Ok(true);

@@ -199,12 +199,15 @@ impl Watch {
 
     /// What time alone brings: the end of windows, of freezing, of patience.
     fn look(&mut self, now: Instant) {
+        let mut relax = false;
         for i in 0..self.sessions.len() {
             let session = &mut self.sessions[i];
             if session.window.is_open() && session.window.next_look().is_some_and(|at| at <= now) {
                 let cpu = session.live.as_ref().and_then(Live::cpu);
                 if session.window.is_over(now, cpu) {
                     self.end_window(i);
+                } else {
+                    relax = true;
                 }
             }
             if let Some((at, frozen)) = self.sessions[i].frozen
@@ -216,6 +219,8 @@ impl Watch {
         }
         if !self.is_active() {
             self.release_low();
+        } else if relax {
+            self.hold_back(Hurt::Same, 0, now);
         }
     }
 
@@ -375,9 +380,7 @@ impl Watch {
         if let Err(e) = self.protect(i, now) {
             tracing::warn!("{e}");
         }
-        if !self.config.delay.is_zero() {
-            self.hold_back(hurt, stalls, now);
-        }
+        self.hold_back(hurt, stalls, now);
     }
 
     fn protect(&mut self, i: usize, now: Instant) -> Result<()> {
@@ -394,8 +397,12 @@ impl Watch {
         }
     }
 
-    /// Gives the low cgroups their parts, and sees that they come down to them.
+    /// Gives the low cgroups their parts, and, unless this is only a look, sees that they come down
+    /// to them.
     fn hold_back(&mut self, hurt: Hurt, stalls: u64, now: Instant) {
+        if self.config.delay.is_zero() {
+            return;
+        }
         let protected = self.sessions.iter().filter(|s| s.window.is_open() && s.live.is_some());
         let mut lacks = RESERVE;
         let mut free = u64::MAX;
@@ -411,23 +418,22 @@ impl Watch {
         let used: Vec<u64> = low.iter().map(|i| self.sessions[*i].used()).collect();
         let allowed = (used.iter().sum::<u64>() + free).saturating_sub(lacks);
         let part = part(&used, allowed, FLOOR);
-        let again = hurt == Hurt::Again;
         for (i, used) in low.into_iter().zip(used) {
             let over = used.saturating_sub(part);
-            if let Err(e) = self.hold_one(i, part, over, again) {
+            if let Err(e) = self.hold_one(i, part, over, hurt) {
                 tracing::warn!("{e}");
             }
-            if again && over > 0 && stalls > PATIENCE && self.config.freeze {
+            if hurt == Hurt::Again && over > 0 && stalls > PATIENCE && self.config.freeze {
                 self.freeze(i, now);
             }
         }
     }
 
-    fn hold_one(&mut self, i: usize, part: u64, over: u64, again: bool) -> Result<()> {
+    fn hold_one(&mut self, i: usize, part: u64, over: u64, hurt: Hurt) -> Result<()> {
         let session = &mut self.sessions[i];
         let Some(live) = &session.live else { return Ok(()) };
         session.stats.part = part;
-        if let (Some(reclaimer), true) = (&self.reclaimer, over > 0) {
+        if let (Some(reclaimer), true) = (&self.reclaimer, over > 0 && hurt != Hurt::Same) {
             reclaimer.reclaim(live.cgroup(), over, &session.reclaimed);
         }
         if self.backend == MemoryBackend::MemcgBpfOps {
@@ -435,9 +441,13 @@ impl Watch {
             if let Some(hooks) = &self.hooks {
                 hooks.set_part(live.id, part)?;
             }
-        } else if again && over > 0 && live.stuck_action.is_none() && live.hold(part)? {
+            return Ok(());
+        }
+        // One that is held already gets its new part, which may be larger.
+        let slow = hurt == Hurt::Again && over > 0;
+        if live.stuck_action.is_none() && (slow || live.is_held()?) && live.hold(part)? {
             session.stats.active = true;
-            session.stats.held += 1;
+            session.stats.held += u64::from(slow);
         }
         Ok(())
     }
@@ -475,7 +485,7 @@ impl Watch {
         }
         let duration = session.window.close(now);
         if let Some(live) = &session.live {
-            live.release();
+            live.unprotect();
             if let Some(hooks) = &mut self.hooks {
                 let _ = hooks.protect(live.id, Duration::ZERO, 0);
             }
@@ -512,7 +522,7 @@ impl Watch {
             }
             session.frozen = None;
             if live.stuck_action.is_none() {
-                live.release();
+                live.let_go();
             }
         }
     }
