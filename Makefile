@@ -6,7 +6,7 @@ CACHE := $(or $(AGENTCG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentcg)
 VENV := $(CACHE)/venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo test lint bench kernel vm header clean
+.PHONY: help setup build install demo test lint bench wheel kernel vm header clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,6 +32,9 @@ lint: setup ## formatting, lints and types only
 
 bench: build ## measure beside the alternatives, in the guest and on this host
 	@benches/run.sh
+
+wheel: setup ## make the Python wheel that runs anywhere, in target/wheels
+	@scripts/wheel.sh
 
 kernel: setup ## build the test kernel with memcg_bpf_ops, for the lab; make test does it too (10 minutes, once)
 	@tests/vm/lab.py fetch memcg

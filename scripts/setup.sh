@@ -19,6 +19,8 @@ packages=(
   golang-go python3 python3-venv bpftool shellcheck
   # what the C library is checked with: its memory, its manual pages
   valgrind groff-base
+  # what the report's page is looked at with
+  chromium fonts-dejavu-core
   # what the benchmark compares with
   libbpf-tools
   # the lab: other kernels in emulated machines

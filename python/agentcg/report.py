@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 COLOURS = {
     "completed": "#2e7d57",
     "failed": "#8a8f98",
-    "signaled": "#b0762b",
+    "signaled": "#a05195",
     "oom_killed": "#c0392b",
     "timed_out": "#d9822b",
-    "pids_exhausted": "#8e44ad",
+    "pids_exhausted": "#2f4b7c",
     "cancelled": "#5b7fa6",
     "spawn_failed": "#555b66",
 }
@@ -93,6 +93,11 @@ class Call:
         return int(self.outcome.get("usage", {}).get(name) or 0)
 
     @property
+    def peak(self) -> int:
+        """The most memory; without a memory controller that of its largest process; 0: not known."""
+        return self.usage("memory_peak_bytes") or self.usage("max_rss_bytes")
+
+    @property
     def cpu_us(self) -> int:
         """CPU time in all."""
         return self.usage("cpu_user_us") + self.usage("cpu_system_us")
@@ -140,47 +145,34 @@ class Log:
         return sessions
 
 
-def _series(calls: list[Call], span: float, value: Callable[[Call, float], float]) -> list[float]:
-    """Sum what the calls have at each moment."""
-    totals = [0.0] * _BINS
-    for call in calls:
-        first = int(call.start / span * _BINS)
-        last = min(int(call.end / span * _BINS), _BINS - 1)
-        for n in range(first, last + 1):
-            moment = min(max((n + 0.5) * span / _BINS, call.start), call.end)
-            totals[n] += value(call, moment)
-    return totals
-
-
 def _samples(call: Call, name: str) -> list[tuple[float, float]]:
     timeline = call.outcome.get("timeline", [])
     return [(call.start + s["at_ms"] / 1000, s[name]) for s in timeline if s.get(name) is not None]
 
 
-def _level(name: str, otherwise: str) -> Callable[[Call, float], float]:
-    """What a call has at a moment: its last sample, or a number of its usage all the time."""
-
-    def at(call: Call, moment: float) -> float:
-        samples = _samples(call, name)
-        before = [value for when, value in samples if when <= moment]
-        if samples:
-            return before[-1] if before else samples[0][1]
-        return call.usage(otherwise)
-
-    return at
+def _levels(calls: list[Call], span: float) -> list[float]:
+    """The memory at each moment: the last samples, or the peaks of calls without."""
+    totals = [0.0] * _BINS
+    for call in calls:
+        samples = _samples(call, "memory_bytes") or [(call.start, call.peak)]
+        for n in range(int(call.start / span * _BINS), min(int(call.end / span * _BINS), _BINS - 1) + 1):
+            before = [value for when, value in samples if when <= (n + 1) * span / _BINS]
+            totals[n] += before[-1] if before else samples[0][1]
+    return totals
 
 
-def _rate(name: str, otherwise: Callable[[Call], float]) -> Callable[[Call, float], float]:
-    """How fast a counter in µs rises at a moment, in seconds a second."""
-
-    def at(call: Call, moment: float) -> float:
-        samples = _samples(call, name)
-        for (t0, v0), (t1, v1) in zip(samples, samples[1:]):
-            if t0 <= moment <= t1 and t1 > t0:
-                return (v1 - v0) / 1e6 / (t1 - t0)
-        return otherwise(call) / 1e6 / max(call.end - call.start, 0.001)
-
-    return at
+def _rates(calls: list[Call], span: float, name: str, total: Callable[[Call], float]) -> list[float]:
+    """How fast a counter in µs rises between the moments, in seconds a second."""
+    totals, width = [0.0] * _BINS, span / _BINS
+    for call in calls:
+        end = max(call.end, call.start + 0.001)
+        points = [(call.start, 0.0), *_samples(call, name), (end, total(call))]
+        for (t0, v0), (t1, v1) in zip(points, points[1:]):
+            rate = max(v1 - v0, 0.0) / max(t1 - t0, 1e-9)
+            for n in range(int(t0 / width), min(int(t1 / width), _BINS - 1) + 1):
+                inside = min(t1, (n + 1) * width) - max(t0, n * width)
+                totals[n] += rate * max(inside, 0.0) / width / 1e6
+    return totals
 
 
 def _size(value: float) -> str:
@@ -239,24 +231,30 @@ def _unique(svg: str, prefix: str) -> str:
 
 def _timeline(log: Log, width: float) -> Figure:
     sessions = log.sessions()
-    rows: list[tuple[str, Callable[[Call, float], float], Callable[[float], str]]] = [
-        ("memory", _level("memory_bytes", "memory_peak_bytes"), _size),
-        ("CPUs in use", _rate("cpu_us", lambda c: c.cpu_us), lambda v: f"{v:.3g}"),
-        (
-            "stalled for memory, CPU or I/O",
-            _rate(
-                "memory_stall_us",
-                lambda c: c.usage("memory_stall_us") + c.usage("cpu_stall_us") + c.usage("io_stall_us"),
-            ),
-            lambda v: f"{v * 100:.0f} %",
-        ),
+
+    def cpu(calls: list[Call]) -> list[float]:
+        return _rates(calls, log.span, "cpu_us", lambda c: c.cpu_us)
+
+    def stalls(calls: list[Call]) -> list[float]:
+        return _rates(
+            calls,
+            log.span,
+            "stall_us",
+            lambda c: c.usage("memory_stall_us") + c.usage("cpu_stall_us") + c.usage("io_stall_us"),
+        )
+
+    exact = any(call.usage("memory_peak_bytes") for call in log.calls)
+    rows: list[tuple[str, Callable[[list[Call]], list[float]], Callable[[float], str]]] = [
+        ("memory" if exact else "memory (largest process of each call)", lambda c: _levels(c, log.span), _size),
+        ("CPUs in use", cpu, lambda v: f"{v:.3g}"),
+        ("stalled for memory, CPU or I/O", stalls, lambda v: f"{v * 100:.0f} %"),
     ]
     figure = Figure(figsize=(width, 6.4 if width == _WIDE else 7.2))
     axes: list[Axes] = list(figure.subplots(len(rows), 1, sharex=True))
     moments = [(n + 0.5) * log.span / _BINS for n in range(_BINS)]
-    for axis, (label, value, show) in zip(axes, rows):
+    for axis, (label, values, show) in zip(axes, rows):
         for n, (session, calls) in enumerate(sessions.items()):
-            series = _series(calls, log.span, value)
+            series = values(calls)
             colour = _LINES[n % len(_LINES)]
             axis.fill_between(moments, series, step="mid", alpha=0.15, color=colour, linewidth=0)
             axis.step(moments, series, where="mid", color=colour, linewidth=1.3, label=_short(session, 30))
@@ -322,7 +320,7 @@ def _top(log: Log, width: float) -> Figure:
             took = sum(c.end - c.start for c in calls if c.outcome["verdict"] == verdict)
             axis.barh(row + 0.16, took, left=left, height=0.42, color=colour)
             left += took
-        label = f"{_short(command, 70 if width == _WIDE else 34)}  ({len(calls)} calls, {_time(left)})"
+        label = f"{_short(command, 70 if width == _WIDE else 34)}  ({len(calls)} x, {_time(left)})"
         axis.annotate(label, (0, row - 0.24), xytext=(1, 0), textcoords="offset points", fontsize=8, va="center")
     axis.set_ylim(len(commands) - 0.4, -0.6)
     axis.set_yticks([])
@@ -367,7 +365,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 def _tiles(log: Log) -> str:
     verdicts = Counter(call.outcome["verdict"] for call in log.calls)
     ended = sum(n for verdict, n in verdicts.items() if verdict not in {"completed", "failed"})
-    peak = max((call.usage("memory_peak_bytes") for call in log.calls), default=0)
+    peak = max((call.peak for call in log.calls), default=0)
     tiles = [
         (str(len(log.calls)), "calls"),
         (str(len(log.sessions())), "sessions"),
@@ -392,7 +390,7 @@ def _table(log: Log) -> str:
     rows = []
     for command, calls in _commands(log):
         took = sorted(call.end - call.start for call in calls)
-        peak = max(call.usage("memory_peak_bytes") for call in calls)
+        peak = max(call.peak for call in calls)
         bad = sum(call.outcome["verdict"] not in {"completed", "failed"} for call in calls)
         rows.append(
             f"<tr><td><code>{html.escape(command)}</code></td><td>{len(calls)}</td>"

@@ -330,3 +330,11 @@ def test_a_signal_handler_that_returns_changes_nothing(session: agentcg.Session)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(rung) >= 3
+
+
+def test_memory_auto_learns(session: agentcg.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for _ in range(2):
+        assert session.run(["true"], hint="memory:auto").success
+    learned = (tmp_path / "agentcg/history.json").exists()
+    assert learned == FOUND.supports("memory_peak")

@@ -52,6 +52,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "calls::end_with_their_session", needs: HERE, run: session_ends },
         Test { name: "calls::the_harness_moves_aside", needs: LIMITS, run: harness },
         Test { name: "calls::several_processes_share_a_session", needs: HERE, run: shared },
+        Test { name: "calls::a_forked_child_is_refused", needs: HERE, run: forked },
     ]
 }
 
@@ -478,6 +479,34 @@ fn shared() -> Result<()> {
     ensure!(!root.exists());
     ensure!(own_path()? == own);
     Ok(())
+}
+
+fn forked() -> Result<()> {
+    let place = Place::new()?;
+    let mut call = place.session().command("sleep").arg("1000").spawn()?;
+    // SAFETY: the child makes system calls and allocates, which glibc allows after fork, and ends by
+    // `_exit`: nothing of the parent's is unwound or dropped but what is named here.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = |e: agentcg_core::Error| e.kind() == ErrorKind::InvalidInput;
+        let true_ = || place.session().command("true");
+        let right = call.ready_fd().is_err_and(refused)
+            && call.wait_timeout(Duration::from_secs(100)).is_err_and(refused)
+            && !call.is_finished()
+            && true_().spawn().is_err_and(refused)
+            && true_().status().is_err_and(refused)
+            && call.wait().is_err_and(refused);
+        drop(place);
+        // SAFETY: only a system call.
+        unsafe { libc::_exit(if right { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: our own child, and room for its status.
+    ensure!(unsafe { libc::waitpid(child, &mut status, 0) } == child && status == 0, "{status}");
+    ensure!(!call.is_finished() && call.path().exists());
+    call.kill();
+    ensure!(call.wait()?.verdict == Verdict::Cancelled);
+    place.close()
 }
 
 fn hints() -> Result<()> {
