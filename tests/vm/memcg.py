@@ -25,7 +25,9 @@ PATCH = HERE / "memcg_bpf_ops.patch"
 CONFIG = HERE / "config"
 PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "patch", "pahole")
 # Other processors' code is half of the source.
-ARCHITECTURES = "alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc powerpc riscv s390"
+ARCHITECTURES = (
+    "alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc powerpc riscv s390"
+)
 
 
 def directory() -> Path:
@@ -113,6 +115,6 @@ def _run(command: list[str], directory: Path, log: int) -> None:
         command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
     )
     if done.returncode != 0:
-        path = os.readlink(f"/proc/self/fd/{log}")
-        tail = "\n".join(Path(path).read_text(errors="replace").splitlines()[-30:])
+        path = Path(f"/proc/self/fd/{log}").readlink()
+        tail = "\n".join(path.read_text(errors="replace").splitlines()[-30:])
         raise LabError(f"building the kernel memcg failed: {' '.join(command)}\n{tail}\nthe whole log: {path}")
