@@ -2,6 +2,8 @@
 # Measures beside the alternatives, in a guest and on this host. Keep the host quiet.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo build --release -p agentcg-capi --features vendored
+benches/bindings/build.sh target/bench
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
 guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
@@ -20,3 +22,11 @@ python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
 VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 "$python/python" benches/python.py
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec
+"$bench" bindings target/bench
+# Memory protection needs a small guest; the lab's own kernel has all policies, and the traces of TRACES=DIR.
+memory() { tests/vm/lab.py run --kernel memcg --timeout 900 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
+memory contention --mem 512M --swap 1G
+memory idle --mem 512M --swap 1G
+[ -z "${TRACES:-}" ] || memory traces --mem 2G --swap 1G
+memory sessions --mem 1G --swap 1G
+memory cost --mem 1G

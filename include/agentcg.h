@@ -1323,7 +1323,7 @@ agentcg_error_t *agentcg_call_fd(const agentcg_call_t *call, int32_t *fd_out);
  * `out` receives NULL when the time is over, or the outcome, which the caller frees with
  * `agentcg_outcome_free`. It is given once.
  *
- * Errors: NOT_FOUND when it was given before; INVALID_INPUT for NULL.
+ * Errors: NOT_FOUND when it was given before; INVALID_INPUT for NULL, and in a forked child.
  */
 agentcg_error_t *agentcg_call_wait(const agentcg_call_t *call,
                                    int64_t timeout_ms,

@@ -589,7 +589,7 @@ pub unsafe extern "C" fn agentcg_call_fd(
 /// `out` receives NULL when the time is over, or the outcome, which the caller frees with
 /// `agentcg_outcome_free`. It is given once.
 ///
-/// Errors: NOT_FOUND when it was given before; INVALID_INPUT for NULL.
+/// Errors: NOT_FOUND when it was given before; INVALID_INPUT for NULL, and in a forked child.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_wait(
     call: *const agentcg_call_t,

@@ -192,7 +192,7 @@ fn own_true() -> Result<std::path::PathBuf> {
 }
 
 /// As fast as the machine makes them: four loops at once.
-fn storm(runs: u32) -> Result<Duration> {
+pub fn storm(runs: u32) -> Result<Duration> {
     let program = own_true()?;
     let at = Instant::now();
     std::thread::scope(|scope| {
@@ -211,7 +211,7 @@ fn storm(runs: u32) -> Result<Duration> {
     Ok(at.elapsed())
 }
 
-fn own_filter(buffer_bytes: u32) -> EventFilter {
+pub fn own_filter(buffer_bytes: u32) -> EventFilter {
     let mut filter = filter(EventMode::TrackedOnly, 10);
     filter.kinds = vec![EventKind::Exec, EventKind::Exit];
     filter.commands = vec!["agentcg-true".into()];

@@ -5,7 +5,9 @@
 //! | `scheduler` | the kernel's EEVDF; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
+//! | `bindings` | C and Go beside the library itself |
 //! | `wrappers` | the command itself, a shell script, `systemd-run`, BenchExec's `runexec` |
+//! | `memory` | no protection, a static `memory.low`, a fixed delay |
 //! | `storm` | nothing: all verdicts must be right, and nothing may be left |
 //!
 //! Absolute times mean little on a shared machine: look at the ratios. `benches/run.sh` runs the
@@ -13,8 +15,10 @@
 
 #![allow(clippy::print_stdout)]
 
+mod bindings;
 mod calls;
 mod events;
+mod memory;
 mod scheduler;
 mod storm;
 mod wrappers;
@@ -53,6 +57,17 @@ enum What {
         #[arg(long, default_value_t = 4)]
         large_gib: usize,
     },
+    /// What C and Go add to a call, and how fast they read events
+    Bindings {
+        /// Where benches/run.sh has built the programs
+        directory: std::path::PathBuf,
+        /// Calls of each kind
+        #[arg(long, default_value_t = 1000)]
+        rounds: u32,
+        /// Processes whose events are read
+        #[arg(long, default_value_t = 8000)]
+        processes: u32,
+    },
     /// What agentcg run and agentcg-bash cost as programs
     Wrappers {
         /// Runs of each kind
@@ -68,6 +83,16 @@ enum What {
         #[arg(long, default_value_t = 32)]
         at_once: u32,
     },
+    /// Memory protection beside the alternatives; in a guest with little memory, and swap
+    Memory(memory::Args),
+    /// A process of the case that is measured
+    #[command(hide = true)]
+    MemoryWorker {
+        /// What to do
+        job: String,
+        /// Where to say how it went
+        record: std::path::PathBuf,
+    },
     /// The load of `scheduler`
     #[command(hide = true)]
     Job { name: String, count: usize },
@@ -75,7 +100,7 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Job { .. }) {
+    if !matches!(what, What::Job { .. } | What::MemoryWorker { .. }) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
@@ -84,7 +109,12 @@ fn main() -> anyhow::Result<()> {
         What::Scheduler { seconds, only } => scheduler::run(seconds, &only),
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
+        What::Bindings { directory, rounds, processes } => {
+            bindings::run(&directory, rounds, processes)
+        }
         What::Wrappers { rounds } => wrappers::measure(rounds),
+        What::Memory(args) => memory::run(&args),
+        What::MemoryWorker { job, record } => memory::work(&job, &record),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
         What::Job { name, count } => scheduler::job(&name, count),
     }

@@ -308,7 +308,6 @@ func TestEventChannel(t *testing.T) {
 	if !errors.Is(events.Err(), context.Canceled) {
 		t.Error(events.Err())
 	}
-	events.SetDeadline(time.Time{})
 	channel = events.Events(context.Background())
 	events.Close()
 	for range channel {

@@ -207,7 +207,7 @@ func (e *EventStream) Next() (Event, error) {
 	var event Event
 	var err error
 	waited := e.conn.Read(func(uintptr) bool {
-		event, err = e.tryNext()
+		event, err = e.TryNext()
 		return event != nil || err != nil
 	})
 	switch {
@@ -221,11 +221,12 @@ func (e *EventStream) Next() (Event, error) {
 }
 
 // Events gives the events in a channel, which is closed when the context is done, the stream is
-// closed or it fails; then Err says why. Nobody else may read the stream meanwhile.
+// closed or it fails; then Err says why. Nobody else may read the stream or set its deadline meanwhile.
 func (e *EventStream) Events(ctx context.Context) <-chan Event {
 	events := make(chan Event, 64)
-	stop := make(chan struct{})
+	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(stopped)
 		// Ends a Next that waits.
 		select {
 		case <-ctx.Done():
@@ -235,7 +236,11 @@ func (e *EventStream) Events(ctx context.Context) <-chan Event {
 	}()
 	go func() {
 		defer close(events)
-		defer close(stop)
+		defer func() {
+			close(stop)
+			<-stopped
+			e.SetDeadline(time.Time{})
+		}()
 		for {
 			event, err := e.Next()
 			if err == nil {
@@ -269,7 +274,8 @@ func (e *EventStream) SetDeadline(t time.Time) error {
 	return e.ready.SetReadDeadline(t)
 }
 
-func (e *EventStream) tryNext() (event Event, err error) {
+// TryNext gives the next event if one waits, else nil; it never waits.
+func (e *EventStream) TryNext() (event Event, err error) {
 	err = e.alone(func(c *C.agentcg_events_t) error {
 		if err := check(C.agentcg_events_next(c, 0, &e.next)); err != nil || e.next == nil {
 			return err

@@ -695,10 +695,11 @@ fn open_storm() -> Result<()> {
             _ => {}
         }
     }
-    // Half of them are of one path again and again, half change the path each time. A few opens of
-    // the program's own start may be among those that were held back.
+    // Half of them are of one path again and again, half change the path each time. The program's own
+    // start, which looks at what the machine has, opens some hundred files: they may be among those
+    // that were held back.
     let total = opened + limited;
-    ensure!((opens..opens + 100).contains(&total), "{opened} + {limited} of {opens}");
+    ensure!((opens..opens + 1000).contains(&total), "{opened} + {limited} of {opens}");
     ensure!(events <= 100 * (seconds + 1), "{events} events in {seconds} s");
     ensure!(limited > opens / 4, "{limited} held back");
     Ok(())

@@ -1,0 +1,7 @@
+module bench
+
+go 1.19
+
+require agentcg v0.0.0
+
+replace agentcg => ../../go/agentcg

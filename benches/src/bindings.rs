@@ -1,0 +1,140 @@
+//! What C and Go add to the library: the same work in all three, in turn.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio as StdStdio};
+use std::time::{Duration, Instant};
+
+use agentcg_core::{EventStream, Runtime, Session, SessionConfig, Stdio, mount_point};
+use anyhow::{Context, Result, ensure};
+
+use crate::events::{own_filter, storm};
+
+/// Calls in a block; the languages take turns by blocks.
+const BLOCK: u32 = 50;
+
+/// A program of `benches/bindings`, which does what it is told, line by line.
+struct Program {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let root = mount_point()?.join(format!("agentcg-{name}-{}", std::process::id()));
+        let mut child = Command::new(path)
+            .arg(root)
+            .stdin(StdStdio::piped())
+            .stdout(StdStdio::piped())
+            .spawn()
+            .with_context(|| format!("{} (benches/run.sh builds it)", path.display()))?;
+        let to = child.stdin.take();
+        let from = BufReader::new(child.stdout.take().context("no pipe")?);
+        Ok(Self { child, to, from })
+    }
+
+    /// The numbers that it answers.
+    fn ask(&mut self, line: &str) -> Result<Vec<u64>> {
+        writeln!(self.to.as_mut().context("no pipe")?, "{line}")?;
+        let mut answer = String::new();
+        ensure!(self.from.read_line(&mut answer)? > 0, "it ended at {line}");
+        Ok(answer.split_whitespace().filter_map(|w| w.parse().ok()).collect())
+    }
+
+    fn number(&mut self, line: &str) -> Result<u64> {
+        self.ask(line)?.first().copied().context("no number")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // The end of its input is the end of it.
+        self.to = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// The median of a block, ns.
+fn block(session: &Session, spawn: bool) -> Result<u64> {
+    let mut times = Vec::new();
+    for _ in 0..BLOCK {
+        let since = Instant::now();
+        let mut command = session.command("/bin/true");
+        command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
+        let outcome = if spawn { command.spawn()?.wait()? } else { command.status()? };
+        ensure!(outcome.success());
+        times.push(since.elapsed().as_nanos() as u64);
+    }
+    Ok(median(&mut times))
+}
+
+fn median(times: &mut [u64]) -> u64 {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+pub fn run(directory: &Path, rounds: u32, processes: u32) -> Result<()> {
+    let mut c = Program::start(&directory.join("bench-c"))?;
+    let mut go = Program::start(&directory.join("bench-go"))?;
+    calls(&mut c, &mut go, rounds)?;
+    events(&mut c, &mut go, processes)
+}
+
+fn calls(c: &mut Program, go: &mut Program, rounds: u32) -> Result<()> {
+    let root = mount_point()?.join(format!("agentcg-bench-{}", std::process::id()));
+    let runtime = Runtime::builder().root(root).build()?;
+    let session = runtime.session("bench", SessionConfig::default())?;
+    let blocks = rounds.div_ceil(BLOCK).max(3);
+    println!("\n/bin/true, start to end, medians of {blocks} blocks of {BLOCK} calls, in turn");
+    let names = ["Rust, status", "C, run", "Rust, spawn + wait", "C, spawn + wait", "Go, Run"];
+    let mut medians = [const { Vec::new() }; 5];
+    for i in 0..=blocks {
+        let row = [
+            block(&session, false)?,
+            c.number(&format!("run {BLOCK}"))?,
+            block(&session, true)?,
+            c.number(&format!("spawn {BLOCK}"))?,
+            go.number(&format!("run {BLOCK}"))?,
+        ];
+        // The first one warms up.
+        if i > 0 {
+            row.into_iter().zip(&mut medians).for_each(|(time, all)| all.push(time));
+        }
+    }
+    let medians = medians.map(|mut all| median(&mut all) as f64 / 1000.0);
+    // Go's Run is a start and a wait.
+    for ((name, time), base) in names.iter().zip(medians).zip([0, 0, 2, 2, 2]) {
+        println!("{name:24} {time:8.0} µs   {:.3}x of {}", time / medians[base], names[base]);
+    }
+    Ok(())
+}
+
+/// A buffer that the kernel has filled is read at once.
+fn events(c: &mut Program, go: &mut Program, processes: u32) -> Result<()> {
+    println!("\nreading a buffer in which the kernel has recorded {processes} processes");
+    let rate = |events: u64, time: Duration| events as f64 / time.as_secs_f64() / 1e6;
+    let mut rates = [const { Vec::new() }; 3];
+    for _ in 0..3 {
+        let mut stream = EventStream::open(&own_filter(64 << 20), None)?;
+        c.ask("open")?;
+        go.ask("open")?;
+        storm(processes)?;
+        let (since, mut events) = (Instant::now(), 0);
+        while stream.try_next()?.is_some() {
+            events += 1;
+        }
+        rates[0].push(rate(events, since.elapsed()));
+        for (program, rates) in [&mut *c, &mut *go].into_iter().zip(&mut rates[1..]) {
+            let answer = program.ask("read")?;
+            ensure!(answer.len() == 2 && answer[0] == events, "{answer:?} of {events} events");
+            rates.push(rate(events, Duration::from_nanos(answer[1])));
+        }
+    }
+    for (name, mut rates) in ["Rust", "C", "Go"].into_iter().zip(rates) {
+        rates.sort_by(f64::total_cmp);
+        println!("{name:24} {:8.2} million events/s", rates[1]);
+    }
+    Ok(())
+}
