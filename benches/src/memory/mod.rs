@@ -148,7 +148,7 @@ impl Place {
     }
 
     fn oom_kills(list: &[Cgroup]) -> Result<u64> {
-        Ok(list.iter().map(|c| Ok(c.memory_events()?.oom_kill)).sum::<Result<u64>>()?)
+        list.iter().map(|c| Ok(c.memory_events()?.oom_kill)).sum()
     }
 }
 

@@ -299,7 +299,7 @@ fn standstill(action: StuckAction) -> Result<(TestCgroup, Cgroup, MemoryProtecti
     let mut config = MemcgConfig::default();
     config.high = vec![place.child("high")?.path().into()];
     config.low = vec![low.path().into()];
-    config.stuck_after = Duration::from_secs(2);
+    config.stuck_after = Duration::from_secs(5);
     config.when_stuck = action;
     let protection = MemoryProtection::attach(config)?;
     let mut worker = Worker::start_in(&low, &format!("loop_over:{}", 64 << 20))?;
@@ -308,7 +308,7 @@ fn standstill(action: StuckAction) -> Result<(TestCgroup, Cgroup, MemoryProtecti
     let found = &protection.stats().stuck[0];
     ensure!(found.cgroup == low.path() && found.action == action, "{found:?}");
     ensure!(found.high_events > 0 && found.memory_high == 4 << 20, "{found:?}");
-    ensure!(found.duration >= Duration::from_secs(2), "{found:?}");
+    ensure!(found.duration >= Duration::from_secs(5), "{found:?}");
     Ok((place, low, protection, worker))
 }
 
