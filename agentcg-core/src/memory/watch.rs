@@ -149,7 +149,6 @@ impl Watch {
                 return Ok(false);
             }
             // The list has changed: what was ready tells of itself again.
-            self.publish();
             return Ok(true);
         }
         let now = Instant::now();
@@ -237,6 +236,8 @@ impl Watch {
                 Command::Add(path, role) => self.add(path, role),
                 Command::Remove(path) => self.remove(&path),
             };
+            // Whoever asked looks at the statistics next.
+            self.publish();
             let _ = reply.send(done);
         }
     }
