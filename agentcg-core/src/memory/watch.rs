@@ -61,6 +61,8 @@ pub(super) struct Watch {
     returns: OwnedFd,
     asked: Receiver<Ask>,
     stats: Arc<Mutex<MemoryStats>>,
+    /// Something may have been done to low cgroups since the last release.
+    holding: bool,
 }
 
 impl Watch {
@@ -76,8 +78,17 @@ impl Watch {
             inotify::init(flags).map_err(|e| Error::os("create", "an inotify instance", e))?;
         let reclaimer = if config.delay.is_zero() { None } else { Some(Reclaimer::start()?) };
         let (high, low) = (config.high.clone(), config.low.clone());
-        let mut watch =
-            Self { config, backend, sessions: Vec::new(), hooks, reclaimer, returns, asked, stats };
+        let mut watch = Self {
+            config,
+            backend,
+            sessions: Vec::new(),
+            hooks,
+            reclaimer,
+            returns,
+            asked,
+            stats,
+            holding: false,
+        };
         for path in high {
             watch.add(path, MemoryRole::High)?;
         }
@@ -374,6 +385,7 @@ impl Watch {
             }
             Hurt::Again => session.stalls += 1,
         }
+        self.holding = true;
         session.stats.stalls += 1;
         session.stats.active = true;
         let stalls = session.stalls;
@@ -512,6 +524,9 @@ impl Watch {
 
     /// Nobody hurts: the low ones get back what they had.
     fn release_low(&mut self) {
+        if !std::mem::take(&mut self.holding) {
+            return;
+        }
         if let Some(hooks) = &mut self.hooks {
             hooks.release();
         }

@@ -59,7 +59,7 @@ enum Policy {
 
 impl Policy {
     const ALL: [Policy; 5] =
-        [Policy::None, Policy::Static, Policy::Delay50, Policy::Cgroup, Policy::Ops];
+        [Policy::None, Policy::Static, Policy::Cgroup, Policy::Ops, Policy::Delay50];
 
     fn name(self) -> &'static str {
         match self {
