@@ -71,71 +71,101 @@ pub(crate) fn limits(options: &Bound<'_, PyDict>) -> PyResult<Limits> {
     Ok(limits)
 }
 
-/// The command that Python describes; `args` begins with the program.
-pub(crate) fn command<'s>(
-    session: &'s Session,
+type Set = Box<dyn FnOnce(&mut Command<'_>) + Send>;
+
+/// A command that Python describes, apart from Python and from the session.
+pub(crate) struct Description {
     args: Vec<OsString>,
-    options: &Bound<'_, PyDict>,
-) -> PyResult<(Command<'s>, Option<History>)> {
-    let mut args = args.into_iter();
-    let mut command = session.command(args.next().unwrap_or_default());
-    command.args(args).stdin(Stdio::Inherit).stdout(Stdio::Inherit).stderr(Stdio::Inherit);
-    let (mut limits, mut hint, mut environment) = (Limits::default(), Hint::default(), None);
-    for (name, value) in options.iter() {
-        let name: String = name.extract()?;
-        if limit(&mut limits, &name, &value)? {
-            continue;
+    set: Vec<Set>,
+    limits: Limits,
+    hint: Hint,
+    environment: Vec<(OsString, OsString)>,
+    pub(crate) history: Option<History>,
+}
+
+impl Description {
+    /// `args` begins with the program.
+    pub(crate) fn new(args: Vec<OsString>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let (mut set, mut limits, mut hint) = (Vec::new(), Limits::default(), Hint::default());
+        let mut environment: Option<Vec<(OsString, OsString)>> = None;
+        for (name, value) in options.iter() {
+            let name: String = name.extract()?;
+            if limit(&mut limits, &name, &value)? {
+                continue;
+            }
+            match name.as_str() {
+                "hint" => hint = parsed(&value)?,
+                "env" => environment = Some(value.extract()?),
+                _ => set.push(option(&name, &value)?),
+            }
         }
-        let value = &value;
-        match name.as_str() {
-            "stdin" => command.stdin(stdio(value)?),
-            "stdout" => command.stdout(stdio(value)?),
-            "stderr" => command.stderr(stdio(value)?),
-            "cwd" => command.current_dir(value.extract::<PathBuf>()?),
-            "arg0" => command.arg0(value.extract::<OsString>()?),
-            "name" => command.name(value.extract::<String>()?),
-            "timeout" => command.timeout(seconds(&name, value)?),
-            "grace" => command.grace(seconds(&name, value)?),
-            "sample" => command.sample(seconds(&name, value)?),
-            "capture_limit" => command.capture_limit(value.extract()?),
-            "umask" => command.umask(value.extract()?),
-            "user" => command.uid(value.extract()?),
-            "group" => command.gid(value.extract()?),
-            "extra_groups" => command.groups(&value.extract::<Vec<u32>>()?),
-            "start_new_session" => command.new_session(value.extract()?),
-            "inherit_fds" => command.inherit_fds(value.extract()?),
-            "oom_group" => command.oom_group(value.extract()?),
-            "oom_score_adj" => command.oom_score_adj(value.extract()?),
-            "background" => command.background(value.extract()?),
-            "budget" => command.budget(value.extract()?),
-            "retry" => command.retry(value.extract()?),
-            "hint" => {
-                hint = parsed(value)?;
-                &mut command
+        let auto = hint.memory == Some(MemoryHint::Auto);
+        let history = match History::default_path().filter(|_| auto) {
+            Some(path) => {
+                Some(History::open(path).map_err(|e| error::from_core(options.py(), &e))?)
             }
-            "env" => {
-                environment = Some(value.extract::<Vec<(OsString, OsString)>>()?);
-                &mut command
-            }
-            _ => return Err(PyKeyError::new_err(name)),
+            None => None,
         };
+        // Ours is read now, with the GIL held, for Python's threads change it with the GIL held.
+        let environment = environment.unwrap_or_else(|| std::env::vars_os().collect());
+        Ok(Self { args, set, limits, hint, environment, history })
     }
-    command.limits(limits).env_clear();
-    match environment {
-        Some(environment) => command.envs(environment),
-        // Now, with the GIL held, for Python's threads change it with the GIL held.
-        None => command.envs(std::env::vars_os()),
-    };
-    let auto = hint.memory == Some(MemoryHint::Auto);
-    command.hint(hint);
-    let history = match History::default_path().filter(|_| auto) {
-        Some(path) => Some(History::open(path).map_err(|e| error::from_core(options.py(), &e))?),
-        None => None,
-    };
-    if let Some(history) = &history {
-        command.history(history.clone());
+
+    pub(crate) fn command(self, session: &Session) -> Command<'_> {
+        let mut args = self.args.into_iter();
+        let mut command = session.command(args.next().unwrap_or_default());
+        command.args(args).stdin(Stdio::Inherit).stdout(Stdio::Inherit).stderr(Stdio::Inherit);
+        command.limits(self.limits).hint(self.hint).env_clear().envs(self.environment);
+        if let Some(history) = self.history {
+            command.history(history);
+        }
+        for set in self.set {
+            set(&mut command);
+        }
+        command
     }
-    Ok((command, history))
+}
+
+/// What sets one option.
+fn option(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Set> {
+    // The method of the command, and the value for it.
+    macro_rules! set {
+        ($method:ident, $value:expr) => {{
+            let value = $value;
+            Box::new(move |command: &mut Command<'_>| {
+                command.$method(value);
+            })
+        }};
+    }
+    Ok(match name {
+        "stdin" => set!(stdin, stdio(value)?),
+        "stdout" => set!(stdout, stdio(value)?),
+        "stderr" => set!(stderr, stdio(value)?),
+        "cwd" => set!(current_dir, value.extract::<PathBuf>()?),
+        "arg0" => set!(arg0, value.extract::<OsString>()?),
+        "name" => set!(name, value.extract::<String>()?),
+        "timeout" => set!(timeout, seconds(name, value)?),
+        "grace" => set!(grace, seconds(name, value)?),
+        "sample" => set!(sample, seconds(name, value)?),
+        "capture_limit" => set!(capture_limit, value.extract::<usize>()?),
+        "umask" => set!(umask, value.extract::<u32>()?),
+        "user" => set!(uid, value.extract::<u32>()?),
+        "group" => set!(gid, value.extract::<u32>()?),
+        "extra_groups" => {
+            let groups: Vec<u32> = value.extract()?;
+            Box::new(move |command: &mut Command<'_>| {
+                command.groups(&groups);
+            })
+        }
+        "start_new_session" => set!(new_session, value.extract::<bool>()?),
+        "inherit_fds" => set!(inherit_fds, value.extract::<bool>()?),
+        "oom_group" => set!(oom_group, value.extract::<bool>()?),
+        "oom_score_adj" => set!(oom_score_adj, value.extract::<i32>()?),
+        "background" => set!(background, value.extract::<bool>()?),
+        "budget" => set!(budget, value.extract::<bool>()?),
+        "retry" => set!(retry, value.extract::<bool>()?),
+        _ => return Err(PyKeyError::new_err(name.to_owned())),
+    })
 }
 
 fn stdio(value: &Bound<'_, PyAny>) -> PyResult<Stdio> {

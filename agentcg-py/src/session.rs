@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::call::{Done, ToolCall, done};
+use crate::error;
 use crate::handle::Handle;
-use crate::{error, options};
+use crate::options::{self, Description};
 
 /// One agent's cgroup.
 #[pyclass(frozen, module = "agentcg._native")]
@@ -73,14 +74,21 @@ impl Session {
         args: Vec<OsString>,
         options: &Bound<'_, PyDict>,
     ) -> PyResult<Done> {
+        let description = Description::new(args, options)?;
         let session = self.session.with(py, |s| Ok(s.clone()))?;
-        let (mut command, _) = options::command(&session, args, options)?;
         let mut raised = None;
         let outcome = py.detach(|| {
-            let _run = self.runs.enter(command.canceller());
-            command.output_unless(|| match Python::attach(|py| py.check_signals()) {
-                Ok(()) => false,
-                Err(e) => {
+            // Dropped in this order: the command, the session, the run. Whoever waits for the end of
+            // the run then has the last reference to the session; at the end of Python this thread
+            // may never have the GIL again, and can let go of nothing after this.
+            let canceller = Canceller::default();
+            let _run = self.runs.enter(canceller.clone());
+            let session = session;
+            let mut command = description.command(&session);
+            command.cancelled_by(&canceller);
+            command.output_unless(|| match Python::try_attach(|py| py.check_signals()) {
+                None | Some(Ok(())) => false,
+                Some(Err(e)) => {
                     raised = Some(e);
                     true
                 }
@@ -99,11 +107,15 @@ impl Session {
         args: Vec<OsString>,
         options: &Bound<'_, PyDict>,
     ) -> PyResult<ToolCall> {
+        let description = Description::new(args, options)?;
+        let history = description.history.clone();
         let session = self.session.with(py, |s| Ok(s.clone()))?;
-        let (mut command, history) = options::command(&session, args, options)?;
         let call = py.detach(|| {
-            let _run = self.runs.enter(command.canceller());
-            command.spawn()
+            let canceller = Canceller::default();
+            let _run = self.runs.enter(canceller.clone());
+            let session = session;
+            let mut command = description.command(&session);
+            command.cancelled_by(&canceller).spawn()
         });
         ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?, history)
     }

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 else:
 
     def _value(cls: type[T]) -> type[T]:
-        slots = {"slots": True} if sys.version_info >= (3, 10) else {}
-        return dataclass(frozen=True, **slots)(cls)
+        if sys.version_info < (3, 10):
+            return dataclass(frozen=True)(cls)
+        made = dataclass(frozen=True, slots=True)(cls)
+        names = [f.name for f in fields(made)]
+        # That of a frozen dataclass looks up and calls object.__setattr__ for each field: twice the time.
+        setters = {f"set_{name}": getattr(made, name).__set__ for name in names}
+        body = [f"    set_{name}(self, {name})" for name in names] or ["    pass"]
+        exec("\n".join([f"def __init__(self, {', '.join(names)}):", *body]), setters)  # noqa: S102 - as dataclass does
+        made.__init__ = setters["__init__"]
+        return made
 
 
 _ABSENT_WHEN_NONE = ("cgroup", "session", "tool_call")

@@ -253,19 +253,17 @@ def _timeline(log: Log, width: float) -> Figure:
     axes: list[Axes] = list(figure.subplots(len(rows), 1, sharex=True))
     moments = [(n + 0.5) * log.span / _BINS for n in range(_BINS)]
     for axis, (label, values, show) in zip(axes, rows):
-        for n, (session, calls) in enumerate(sessions.items()):
+        for n, calls in enumerate(sessions.values()):
             series = values(calls)
             colour = _LINES[n % len(_LINES)]
             axis.fill_between(moments, series, step="mid", alpha=0.15, color=colour, linewidth=0)
-            axis.step(moments, series, where="mid", color=colour, linewidth=1.3, label=_short(session, 30))
+            axis.step(moments, series, where="mid", color=colour, linewidth=1.3)
         axis.set_title(label, loc="left", fontsize=10, color="#1f2430")
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter(_ticks(show))
         axis.xaxis.set_major_formatter(_ticks(_time))
         axis.margins(x=0)
     axes[-1].locator_params(axis="x", nbins=8 if width == _WIDE else 4)
-    if len(sessions) <= len(_LINES):
-        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1.0), ncols=2 if width == _NARROW else 4, fontsize=8)
     figure.subplots_adjust(hspace=0.35)
     return figure
 
@@ -357,6 +355,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 @media print {
   body { max-width: none; padding: 0; font-size: 11px; } h2 { break-after: avoid; }
   .wide { display: block; } .narrow { display: none; }
+  .legend { break-after: avoid; } .tiles { grid-template-columns: repeat(6, 1fr); }
   svg, table, .tiles { break-inside: avoid; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
@@ -377,13 +376,20 @@ def _tiles(log: Log) -> str:
     return '<div class="tiles">' + "".join(f"<div><b>{v}</b>{label}</div>" for v, label in tiles) + "</div>"
 
 
-def _legend(log: Log) -> str:
+def _legend(items: Iterable[tuple[str, str]]) -> str:
+    """Say what the colours mean."""
+    shown = "".join(f'<li><i style="background:{colour}"></i>{html.escape(text)}</li>' for colour, text in items)
+    return f'<ul class="legend">{shown}</ul>'
+
+
+def _sessions(log: Log) -> str:
+    names = [_short(name, 40) for name in log.sessions()]
+    return _legend((_LINES[n % len(_LINES)], name) for n, name in enumerate(names[:24]))
+
+
+def _verdicts(log: Log) -> str:
     verdicts = Counter(call.outcome["verdict"] for call in log.calls)
-    items = "".join(
-        f'<li><i style="background:{COLOURS.get(v, _OTHER)}"></i>{html.escape(v)} ({n})</li>'
-        for v, n in verdicts.most_common()
-    )
-    return f'<ul class="legend">{items}</ul>'
+    return _legend((COLOURS.get(v, _OTHER), f"{v} ({n})") for v, n in verdicts.most_common())
 
 
 def _table(log: Log) -> str:
@@ -430,11 +436,13 @@ def render(lines: Iterable[str], title: str = "agentcg report") -> str:
     if not log.calls:
         return "".join([*parts, "<p>The log has no calls.</p></body></html>"])
     parts.append(f"<p class=soft>{began}</p>{_tiles(log)}")
-    parts.append("<h2>Sessions over time</h2>" + _both("time line", lambda width: _timeline(log, width)))
+    parts.append(
+        f"<h2>Sessions over time</h2>{_sessions(log)}" + _both("time line", lambda width: _timeline(log, width))
+    )
     if not any(call.outcome.get("timeline") for call in log.calls):
         parts.append("<p class=soft>No call has samples (<code>sample=</code>): shown are its peak and averages.</p>")
     more = f" <span class=soft>(the {_BARS} longest of {len(log.calls)})</span>" if len(log.calls) > _BARS else ""
-    parts.append(f"<h2>Calls{more}</h2>{_legend(log)}" + _both("calls", lambda width: _bars(log, width)))
+    parts.append(f"<h2>Calls{more}</h2>{_verdicts(log)}" + _both("calls", lambda width: _bars(log, width)))
     parts.append("<h2>Where the time went</h2>" + _both("commands", lambda width: _top(log, width)) + _table(log))
     advice = _advice(log)
     if advice:

@@ -21,6 +21,11 @@ needs_cgroups = pytest.mark.skipif(
 needs_events = pytest.mark.skipif(not EVENTS, reason="needs root and BPF (capability process_events)")
 
 
+def running(session: agentcg.Session) -> list[Path]:
+    """The calls that have processes; the cgroup of the next call may be there already."""
+    return [e.parent for e in session.path.glob("calls/*/cgroup.events") if "populated 1" in e.read_text()]
+
+
 @pytest.fixture
 def root() -> str:
     """A cgroup that does not exist, below the cgroup v2 mount."""

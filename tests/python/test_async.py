@@ -12,11 +12,10 @@ import pytest
 import trio
 import uvloop
 from agentcg import PIPE, Verdict
-from conftest import needs_cgroups, needs_events
+from conftest import needs_cgroups, needs_events, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
     Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -25,11 +24,6 @@ pytestmark = needs_cgroups
 
 def threads() -> int:
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208
-
-
-def calls(session: agentcg.Session) -> list[Path]:
-    below = session.path / "calls"
-    return [p for p in below.iterdir() if p.is_dir()] if below.exists() else []
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -97,15 +91,15 @@ def test_cancelling_kills_all_of_it(session: agentcg.Session, run: Run) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(session.run_async("trap '' TERM; sleep 1000 & sleep 1000", shell=True))
-        while not calls(session):
+        while not running(session):
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert calls(session) == []
+        assert running(session) == []
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(session.run_async(["sleep", "1000"]), 0.1)
-        assert calls(session) == []
+        assert running(session) == []
 
     session._observers.append(lambda result: seen.append(result.verdict))  # noqa: SLF001
     run(main())
@@ -149,12 +143,12 @@ def test_leaving_popen_async(session: agentcg.Session, run: Run) -> None:
                 pass  # waits for its end
 
         task = asyncio.create_task(hold())
-        while not calls(session):
+        while not running(session):
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert calls(session) == []
+        assert running(session) == []
 
     run(main())
 
@@ -183,7 +177,7 @@ def test_trio(session: agentcg.Session) -> None:
         with trio.move_on_after(0.1) as scope:
             await session.run_async("trap '' TERM; sleep 1000", shell=True)
         assert scope.cancelled_caught
-        assert calls(session) == []
+        assert running(session) == []
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(session.run_async, ["true"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pydoc
 import subprocess
 import sys
 from importlib.metadata import version
@@ -77,3 +78,11 @@ def test_errors_are_typed(tmp_path: Path) -> None:
         agentcg.Runtime("/no/such/cgroup")
     assert missing.value.kind == "not_found"
     assert missing.value.errno == 2
+
+
+def test_help_says_what_run_takes() -> None:
+    text = pydoc.render_doc(agentcg.Session.run, renderer=pydoc.TextDoc())
+    for option in (*agentcg.CallOptions.__annotations__, *agentcg.Limits.__annotations__):
+        assert f"``{option}``" in text
+    assert "seconds" in text
+    assert set(agentcg.__all__) <= set(dir(agentcg))

@@ -15,7 +15,7 @@ from typing import Any
 import agentcg
 import pytest
 from agentcg import DEVNULL, PIPE, STDOUT, Verdict
-from conftest import FOUND, needs_cgroups
+from conftest import FOUND, needs_cgroups, running
 
 pytestmark = needs_cgroups
 needs_memory = pytest.mark.skipif(
@@ -215,8 +215,7 @@ def test_output_beyond_the_limit_is_cut_and_said(session: agentcg.Session) -> No
 def test_bad_options(session: agentcg.Session, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         session.run(["true"], **options)
-    calls = session.path / "calls"
-    assert not calls.exists() or [p for p in calls.iterdir() if p.is_dir()] == []
+    assert running(session) == []
     assert session.run(["true"]).success
 
 
@@ -287,8 +286,7 @@ def test_closing_the_session_ends_the_runs_of_other_threads(runtime: agentcg.Run
     threads = [threading.Thread(target=lambda: found.append(session.run(["sleep", "1000"]))) for _ in range(4)]
     for thread in threads:
         thread.start()
-    calls = session.path / "calls"
-    while not calls.exists() or sum(p.is_dir() for p in calls.iterdir()) < len(threads):
+    while len(running(session)) < len(threads):
         time.sleep(0.01)
     path = session.path
     session.close()
@@ -307,17 +305,21 @@ def test_an_exception_in_a_signal_handler_ends_the_call(session: agentcg.Session
     def ring(*_: object) -> None:
         raise AlarmError
 
+    def ring_in(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        session.run(["sleep", "1000"])
+
+    session.run(["true"])
     before = signal.signal(signal.SIGALRM, ring)
     try:
         for seconds in (0.3, 0.0005):
-            signal.setitimer(signal.ITIMER_REAL, seconds)
             since = time.monotonic()
             with pytest.raises(AlarmError):
-                session.run(["sleep", "1000"])
+                ring_in(seconds)
             assert time.monotonic() - since < 10
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert [p for p in (session.path / "calls").iterdir() if p.is_dir()] == []
+    assert running(session) == []
 
 
 def test_a_signal_handler_that_returns_changes_nothing(session: agentcg.Session) -> None:

@@ -20,13 +20,21 @@ WHEELS = Path(__file__).parents[2] / "target/wheels"
 LARGEST = 3_000_000
 LIBC = {"libc.so.6", "libpthread.so.0", "libdl.so.2", "libm.so.6", "librt.so.1", "ld-linux-x86-64.so.2"}
 PROGRAM = """
-import agentcg, json, sys
+import agentcg, asyncio, json, sys
+assert all(getattr(agentcg, name) for name in agentcg.__all__)
 found = agentcg.capabilities()
 missing = {c.name: c.detail for c in found.capabilities if not c.supported}
 if len(sys.argv) > 1:
     with agentcg.Runtime(sys.argv[1]) as runtime, runtime.session("a") as session:
         result = session.run(["echo", "hello"], capture_output=True, text=True, timeout=60)
         assert (result.stdout, result.verdict) == ("hello\\n", agentcg.Verdict.COMPLETED)
+        with session.popen(["cat"], stdin=-1, stdout=-1) as call:
+            assert call.communicate(b"x") == (b"x", None)
+        async def main():
+            result = await session.run_async(["cat"], input=b"y", stdout=-1)
+            async with session.popen_async(["cat"], stdin=-1, stdout=-1) as call:
+                return result.stdout, await call.communicate(b"z")
+        assert asyncio.run(main()) == (b"y", (b"z", None))
 print(json.dumps([sys.version_info[:2], missing]))
 """
 
