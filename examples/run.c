@@ -45,13 +45,13 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
+	agentcg_limits_init(&limits, sizeof(limits));
+	check(agentcg_parse_limit(argv[1], &limits.memory_max));
 	agentcg_runtime_options_init(&where, sizeof(where));
 	where.root = getenv("AGENTCG_ROOT");
 	check(agentcg_runtime_new(&where, &runtime));
 	check(agentcg_session_open(runtime, "example", NULL, &session));
 
-	agentcg_limits_init(&limits, sizeof(limits));
-	check(agentcg_parse_limit(argv[1], &limits.memory_max));
 	agentcg_call_options_init(&options, sizeof(options));
 	options.limits = &limits;
 	for (int i = 0; i < 3; i++)
