@@ -93,13 +93,13 @@ def test_all_print_the_same_outcome(root: str, tmp_path: Path) -> None:
     command = ["tail", "/dev/zero"]
     environment = {"AGENTCG_ROOT": root}
     outcomes = []
-    for number, program in enumerate(
-        (
-            [BUILT / "run", "24M"],
-            [BUILT / "go-run", "24M"],
-            [AGENTCG, "run", "--session", "example", "--memory-max", "24M", "--report", str(tmp_path / "2"), "--"],
-        )
-    ):
+    cli: list[str | Path] = [AGENTCG, "run", "--session", "example", "--memory-max", "24M"]
+    programs: list[list[str | Path]] = [
+        [BUILT / "run", "24M"],
+        [BUILT / "go-run", "24M"],
+        [*cli, "--report", tmp_path / "2", "--"],
+    ]
+    for number, program in enumerate(programs):
         run(*program, *command, REPORT=str(tmp_path / str(number)), **environment)
         outcomes.append(outcome(tmp_path / str(number)))
     assert outcomes[0]["verdict"] == "oom_killed"

@@ -657,16 +657,19 @@ impl Command<'_> {
         for arg in &self.args {
             argv.push(c_string(arg, "argument")?);
         }
-        let mut envp = Vec::with_capacity(env.len());
-        for (key, value) in &env {
-            if key.is_empty() || key.as_bytes().contains(&b'=') {
-                return Err(Error::invalid("environment variable", key, "a name has no ="));
-            }
-            envp.push(c_string(&[key.as_os_str(), value].join(OsStr::new("=")), "variable")?);
-        }
         let path = env.get(OsStr::new("PATH")).map_or(OsStr::new("/usr/bin:/bin"), |p| p);
+        let programs = programs(&self.program, path)?;
+        let mut envp = Vec::with_capacity(env.len());
+        for (mut variable, value) in env {
+            if variable.is_empty() || variable.as_bytes().contains(&b'=') {
+                return Err(Error::invalid("environment variable", variable, "a name has no ="));
+            }
+            variable.push("=");
+            variable.push(value);
+            envp.push(c_string(variable, "variable")?);
+        }
         Ok(Launch {
-            programs: programs(&self.program, path)?,
+            programs,
             argv,
             envp,
             stdio: [None; 3],
@@ -740,12 +743,13 @@ fn programs(program: &OsStr, path: &OsStr) -> Result<Vec<CString>> {
         .map(|dir| {
             let dir =
                 if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
-            c_string(dir.join(program).as_os_str(), "program")
+            c_string(dir.join(program), "program")
         })
         .collect()
 }
 
-fn c_string(text: &OsStr, what: &str) -> Result<CString> {
-    CString::new(text.to_owned().into_vec())
-        .map_err(|_| Error::invalid(what, text, "it contains a NUL byte"))
+fn c_string(text: impl Into<OsString>, what: &str) -> Result<CString> {
+    CString::new(text.into().into_vec()).map_err(|e| {
+        Error::invalid(what, OsString::from_vec(e.into_vec()), "it contains a NUL byte")
+    })
 }
