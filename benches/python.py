@@ -28,7 +28,7 @@ import agentcg
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS = 400
+ROUNDS = 1000
 MAPPED = 2 << 30
 
 

@@ -6,7 +6,7 @@ import os
 
 from agentcg import Runtime, Session
 
-WORK = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+WORK = "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"
 
 
 async def agent(session: Session, calls: int) -> float:
@@ -29,7 +29,7 @@ async def main() -> None:
         if not runtime.capabilities().supports("cpu_controller"):
             print("no cpu controller on cgroup v2: both get the same")
         with runtime.session("urgent", "high") as urgent, runtime.session("patient", "low") as patient:
-            took = await asyncio.gather(agent(urgent, 6), agent(patient, 6))
+            took = await asyncio.gather(agent(urgent, 4), agent(patient, 4))
             for session, seconds in zip((urgent, patient), took):
                 usage = session.usage()
                 cpu = (usage.cpu_user_us or 0) + (usage.cpu_system_us or 0)
