@@ -115,6 +115,18 @@ impl Place {
         })
     }
 
+    /// So many processes of the one call are `sleep`. To be there is not enough: between fork and exec
+    /// a shell's child still has the shell's handlers, and drops the signal.
+    fn wait_for_sleepers(&self, n: usize) -> Result<()> {
+        self.wait_for_calls(1)?;
+        let path = self.call()?["path"].as_str().context("path")?.to_owned();
+        let comm = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        eventually("they sleep", || {
+            let pids = pids_in(&std::fs::read_to_string(format!("{path}/cgroup.procs"))?);
+            Ok(pids.iter().filter(|p| comm(p).is_ok_and(|c| c == "sleep\n")).count() == n)
+        })
+    }
+
     fn close(self) -> Result<()> {
         ensure!(!self.root.exists(), "{} is left", self.root.display());
         Ok(())
@@ -369,8 +381,7 @@ fn signals() -> Result<()> {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         let script = "setsid sleep 1000 & echo $!; ulimit -c 0; sleep 1000";
         let run = place.start(&["--report", &report], script)?;
-        place.wait_for_calls(1)?;
-        eventually("both sleep", || Ok(place.call()?["processes"] == 3))?;
+        place.wait_for_sleepers(2)?;
         run.signal(signal);
         let out = run.end()?;
         exited(&out, 128 + signal).with_context(|| format!("signal {signal}"))?;
@@ -381,16 +392,14 @@ fn signals() -> Result<()> {
     }
     // It may clean up, and its status is told.
     let run = place.start(&[], "trap 'echo bye; exit 9' INT; while :; do sleep 0.05; done")?;
-    place.wait_for_calls(1)?;
-    std::thread::sleep(Duration::from_millis(200));
+    place.wait_for_sleepers(1)?;
     run.signal(libc::SIGINT);
     let out = run.end()?;
     exited(&out, 9)?;
     ensure!(text(&out.stdout) == "bye\n");
     // For the command itself.
     let run = place.start(&[], "trap 'exit 8' USR1; while :; do sleep 0.05; done")?;
-    place.wait_for_calls(1)?;
-    std::thread::sleep(Duration::from_millis(200));
+    place.wait_for_sleepers(1)?;
     run.signal(libc::SIGUSR1);
     exited(&run.end()?, 8)?;
     place.close()
@@ -401,8 +410,7 @@ const STUBBORN: &str = "trap '' TERM INT; while :; do sleep 0.05; done";
 fn second_signal() -> Result<()> {
     let place = Place::new()?;
     let run = place.start(&["--grace", "1h"], STUBBORN)?;
-    place.wait_for_calls(1)?;
-    std::thread::sleep(Duration::from_millis(200));
+    place.wait_for_sleepers(1)?;
     run.signal(libc::SIGINT);
     std::thread::sleep(Duration::from_millis(300));
     run.signal(libc::SIGINT);
@@ -411,8 +419,7 @@ fn second_signal() -> Result<()> {
     ensure!(at.elapsed() < Duration::from_secs(10));
     // Without a second one the grace decides.
     let run = place.start(&["--grace", "300ms"], STUBBORN)?;
-    place.wait_for_calls(1)?;
-    std::thread::sleep(Duration::from_millis(200));
+    place.wait_for_sleepers(1)?;
     run.signal(libc::SIGTERM);
     exited(&run.end()?, 137)?;
     place.close()
