@@ -92,7 +92,7 @@ kernels() {
   for kernel in "${kernels[@]}"; do
     files+=("$reports/$kernel.json") only=()
     [ "$kernel" != memcg ] || only=(--filter memory::)
-    tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 600 "${only[@]}" --report "$reports/$kernel.json" "$program" || bad=1
+    tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 1500 "${only[@]}" --report "$reports/$kernel.json" "$program" || bad=1
   done
   tests/vm/lab.py summary "${files[@]}" || bad=1
   return "$bad"
