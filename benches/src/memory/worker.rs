@@ -48,9 +48,7 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        if child.stdout.as_mut().context("no pipe")?.read_exact(&mut [0]).is_err() {
-            anyhow::bail!("a worker did not start: {}", child.wait()?);
-        }
+        child.stdout.as_mut().context("no pipe")?.read_exact(&mut [0])?;
         cgroup.move_pid(child.id() as i32)?;
         Ok(Self { child, record })
     }
