@@ -2,7 +2,7 @@
 //!
 //! | measurement | beside |
 //! |---|---|
-//! | `scheduler` | the kernel's EEVDF; needs sched_ext and the cpu controller |
+//! | `fairness` | the kernel's EEVDF; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
 //! | `bindings` | C and Go beside the library itself |
@@ -17,7 +17,7 @@
 mod bindings;
 mod calls;
 mod events;
-mod scheduler;
+mod fairness;
 mod storm;
 mod wrappers;
 
@@ -31,14 +31,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// CPU shares, wake-ups and message passing
-    Scheduler {
-        /// Length of one measurement of shares
+    /// CPU shares of two groups with weights 100 and 300
+    Fairness {
+        /// Length of one measurement
         #[arg(long, default_value_t = 10)]
         seconds: u64,
-        /// Only the cases with this in their names
-        #[arg(long, default_value = "")]
-        only: String,
     },
     /// What the process monitor adds to running a program
     Events {
@@ -81,20 +78,20 @@ enum What {
         #[arg(long, default_value_t = 32)]
         at_once: u32,
     },
-    /// The load of `scheduler`
+    /// Uses CPU until it is killed
     #[command(hide = true)]
-    Job { name: String, count: usize },
+    Burn,
 }
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Job { .. }) {
+    if !matches!(what, What::Burn) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
     }
     match what {
-        What::Scheduler { seconds, only } => scheduler::run(seconds, &only),
+        What::Fairness { seconds } => fairness::run(seconds),
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Bindings { directory, rounds, processes } => {
@@ -102,6 +99,6 @@ fn main() -> anyhow::Result<()> {
         }
         What::Wrappers { rounds } => wrappers::measure(rounds),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
-        What::Job { name, count } => scheduler::job(&name, count),
+        What::Burn => fairness::burn(),
     }
 }

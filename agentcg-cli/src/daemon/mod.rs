@@ -1,7 +1,6 @@
 //! `agentcgroupd`: all parts together.
 
 mod config;
-mod reattach;
 mod report;
 
 use std::os::fd::AsFd;
@@ -9,14 +8,13 @@ use std::process::ExitCode;
 
 use agentcg_core::{
     Event, EventFilter, EventKind, EventMode, EventStream, Exec, MemcgConfig, MemoryProtection,
-    Priority, Runtime, Session, path_of,
+    Priority, Runtime, Scheduler, SchedulerConfig, Session, path_of,
 };
 use anyhow::{Context, Result};
 
 pub use config::{Args, HIGH, LOW, Plan, Rule};
 
 use crate::signals::Signals;
-use reattach::Reattached;
 use report::Report;
 
 /// The running daemon. The fields are dropped in this order: what is attached goes before the
@@ -24,7 +22,7 @@ use report::Report;
 struct Daemon {
     stream: Option<EventStream>,
     memory: Option<MemoryProtection>,
-    scheduler: Reattached,
+    scheduler: Option<Scheduler>,
     sessions: Vec<(Session, u64)>,
     runtime: Runtime,
     plan: Plan,
@@ -69,7 +67,9 @@ impl Daemon {
             if controllers.is_empty() { "none".into() } else { controllers.join(" ") }
         );
 
-        let scheduler = Reattached::new(&runtime, !args.no_scheduler);
+        let scheduler = (!args.no_scheduler)
+            .then(|| part("scheduler", runtime.start_scheduler(SchedulerConfig::default())))
+            .flatten();
         let memory = (!args.no_memcg)
             .then(|| part("memory protection", runtime.attach_memcg_ops(memcg_config(&sessions))))
             .flatten();
@@ -85,11 +85,14 @@ impl Daemon {
         loop {
             let mut fds = Vec::new();
             fds.extend(self.stream.as_ref().map(AsFd::as_fd));
-            fds.extend(self.scheduler.scheduler.as_ref().map(AsFd::as_fd));
-            if signals.wait(&fds, self.scheduler.pause())? {
+            fds.extend(self.scheduler.as_ref().map(AsFd::as_fd));
+            if signals.wait(&fds, None)? {
                 return Ok(());
             }
-            self.scheduler.look(&self.runtime);
+            if let Some(exit) = self.scheduler.as_ref().and_then(Scheduler::exited) {
+                tracing::error!("the kernel detached the scheduler: {exit}; its own schedules now");
+                self.scheduler = None;
+            }
             while let Some(event) = self.next_event()? {
                 match event {
                     Event::Exec(exec) => self.place(&exec),
