@@ -11,7 +11,9 @@ use std::time::Duration;
 use agentcg_core::{CallControl, Canceller, Command, History, Session, Stdio, ToolCall};
 
 use crate::args;
-use crate::error::{Logged, Result, agentcg_error_code_t, agentcg_error_t, free, free_logged, guard};
+use crate::error::{
+    Logged, Result, agentcg_error_code_t, agentcg_error_t, free, free_logged, guard,
+};
 use crate::limits::{AGENTCG_UNSET, agentcg_limits_t};
 use crate::log::Log;
 use crate::options::{self, Options};
@@ -276,10 +278,8 @@ impl agentcg_call_options_t {
         for change in unsafe { args::list(self.env) } {
             let bytes = change.as_bytes();
             match bytes.iter().position(|b| *b == b'=') {
-                Some(at) => command.env(
-                    OsStr::from_bytes(&bytes[..at]),
-                    OsStr::from_bytes(&bytes[at + 1..]),
-                ),
+                Some(at) => command
+                    .env(OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..])),
                 None => command.env_remove(change),
             };
         }

@@ -326,8 +326,7 @@ mod tests {
     fn every_text_is_where_its_pointer_points() {
         let mut current = Current::default();
         for n in [0, 3, 300] {
-            let argv: Vec<std::ffi::OsString> =
-                (0..n).map(|i| "x".repeat(i % 7).into()).collect();
+            let argv: Vec<std::ffi::OsString> = (0..n).map(|i| "x".repeat(i % 7).into()).collect();
             let exec = Exec {
                 origin: origin("/c/s"),
                 filename: "/bin/true".into(),
@@ -351,8 +350,7 @@ mod tests {
         let mut current = Current::default();
         let limit_cgroup = Some(Path::new("/c/s/calls/1").into());
         let (limit_cgroup_id, limit_bytes) = (Some(4), Some(4096));
-        let kill =
-            OomKill { origin: origin("/c"), limit_cgroup, limit_cgroup_id, limit_bytes };
+        let kill = OomKill { origin: origin("/c"), limit_cgroup, limit_cgroup_id, limit_bytes };
         let given = *current.keep(Event::OomKill(kill));
         assert_eq!((text(given.limit_cgroup), given.limit_bytes), ("/c/s/calls/1".into(), 4096));
         let given = *current.keep(Event::Fork(Fork { origin: origin("/c"), child_pid: 8 }));

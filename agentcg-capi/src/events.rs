@@ -206,7 +206,8 @@ pub unsafe extern "C" fn agentcg_subscribe(
         let filter = unsafe { filter.to_core() }?;
         let stream = runtime.log.heard(|| runtime.runtime.subscribe(filter))?;
         let log = runtime.log.clone();
-        *out = Box::into_raw(Box::new(agentcg_events_t { stream, current: Current::default(), log }));
+        *out =
+            Box::into_raw(Box::new(agentcg_events_t { stream, current: Current::default(), log }));
         Ok(())
     })
 }

@@ -87,8 +87,7 @@ impl agentcg_runtime_options_t {
 pub(crate) fn capacity(memory: u64, calls: u64, cpus: f64) -> Capacity {
     let mut capacity = Capacity::default();
     capacity.memory = (memory != AGENTCG_UNSET).then_some(memory);
-    capacity.calls =
-        (calls != AGENTCG_UNSET).then(|| usize::try_from(calls).unwrap_or(usize::MAX));
+    capacity.calls = (calls != AGENTCG_UNSET).then(|| usize::try_from(calls).unwrap_or(usize::MAX));
     capacity.cpus = (cpus != 0.0).then_some(cpus);
     capacity
 }
