@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from agentcg._call import Call
@@ -134,13 +135,22 @@ async def _all(reader: asyncio.StreamReader | None) -> bytes | None:
 
 async def _reader(loop: asyncio.AbstractEventLoop, fd: int) -> asyncio.StreamReader:
     reader = asyncio.StreamReader(loop=loop)
-    await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader, loop=loop), os.fdopen(fd, "rb", buffering=0)
-    )
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader, loop=loop), _pipe(loop, fd, "rb"))
     return reader
 
 
 async def _writer(loop: asyncio.AbstractEventLoop, fd: int) -> asyncio.StreamWriter:
-    pipe = os.fdopen(fd, "wb", buffering=0)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, _pipe(loop, fd, "wb"))
     return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+def _pipe(loop: asyncio.AbstractEventLoop, fd: int, mode: str) -> Any:  # noqa: ANN401 # what the loops expect
+    """Make the object that a loop wants for a pipe.
+
+    uvloop closes the object and then the descriptor. Another thread may have been given the number in between, and
+    would lose what it opened; so the object leaves it to the loop.
+    """
+    uvloop = sys.modules.get("uvloop")
+    if uvloop is not None and isinstance(loop, uvloop.Loop):
+        return os.fdopen(fd, mode, buffering=0, closefd=False)
+    return os.fdopen(fd, mode, buffering=0)

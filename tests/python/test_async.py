@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,36 @@ def test_a_thousand_calls_need_no_threads(session: agentcg.Session, run: Run) ->
         assert most == before
 
     run(main())
+
+
+def test_pipes_are_closed_once(session: agentcg.Session, run: Run) -> None:
+    over = threading.Event()
+    lost: list[int] = []
+
+    def others() -> None:
+        while not over.is_set():
+            fd = os.open(os.devnull, os.O_RDONLY)
+            try:
+                os.close(fd)
+            except OSError:
+                lost.append(fd)
+
+    async def main() -> None:
+        for _ in range(100):
+            await session.run_async(["cat"], input=b"x", stdout=PIPE)
+            async with session.popen_async(["cat"], stdin=PIPE, stdout=PIPE) as call:
+                assert await call.communicate(b"x") == (b"x", None)
+
+    threads = [threading.Thread(target=others) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        run(main())
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert lost == []
 
 
 def test_the_loop_runs_on_meanwhile(session: agentcg.Session, run: Run) -> None:
