@@ -110,9 +110,12 @@ for part in "${parts[@]}"; do
   if "$part" 2>&1 | tee "$said/$part"; then word=ok && rm "$said/$part"; else word=FAILED bad=1; fi
   table+=$(printf '%-10s %-7s %4d s' "$part" $word $((SECONDS - since)))$'\n'
 done
-# Whoever sees the end of a long log only sees why it failed.
 for part in "$said"/*; do
   [ -e "$part" ] && printf '\n==> the end of %s\n' "${part##*/}" && tail -n 30 "$part"
 done
 printf '\n%s%-10s %-7s %4d s\n' "$table" all "$([ $bad = 0 ] && echo ok || echo FAILED)" $SECONDS
+# Whoever sees the last lines of a long log only sees what failed.
+for part in "$said"/*; do
+  [ -e "$part" ] && grep -aE 'FAILED|panicked at|^error|^Fatal' "$part" | cut -c1-150 | tail -n 5 | sed "s/^/${part##*/}: /"
+done
 exit $bad
