@@ -23,4 +23,5 @@ fn main() {
             .unwrap_or_else(|e| panic!("bpf/{part}.bpf.c: {e:?}"));
         println!("cargo:rerun-if-changed={}", file(".h"));
     }
+    println!("cargo:rerun-if-changed=bpf/shares.h");
 }

@@ -9,7 +9,7 @@ bench=$PWD/target/release/agentcg-bench
 guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
 
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
-guest --parallel -- "$bench" fairness
+guest --parallel -- "$bench" scheduler
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 guest --parallel -- "$bench" events --runs 200
 # With all controllers, which not every host has.

@@ -17,6 +17,8 @@
  * slices behind and then catches up: CPUs that switch at the same moment do not see the task that
  * the other one is just putting back, and take the next in its place.
  *  - Tasks bound to some CPUs stand in the same queue; a CPU takes the first that it may run.
+ *  - A cgroup that has used up its cpu.max quota counts as inactive. Its tasks wait in a queue of
+ * its own until a timer refills the quota; what was used beyond it is owed.
  *
  * docs/scheduler.md has the reasons and what was measured.
  */
@@ -24,24 +26,55 @@
 #include <scx/compat.bpf.h>
 
 #include "scheduler.h"
+#include "shares.h"
 
 char _license[] SEC("license") = "GPL";
 
+#define CLOCK_MONOTONIC 1
+/* The queue of all tasks; those that a cgroup holds back wait in the queue of its id. */
 #define QUEUE 0
 #define MAX_DEPTH 32
 /* The weight of a cgroup's own tasks beside its children: that of a child nobody configured. */
 #define SELF_WEIGHT 100
 /* What a cgroup that cannot use its share (one task on two CPUs) may claim later is bounded too. */
 #define MAX_LAG 20
-/* Inverse shares have 10 fractional bits; the cap keeps slice * inverse below 2^63. */
-#define ONE (1ULL << 10)
-#define MAX_INVERSE (1ULL << 36)
+/* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
+#define MAX_TURNS 20
+
+/* By how many slices tasks of high and of low rank stand before, or behind, their virtual time. */
+#define HEAD_START 2
+#define WAY_BACK 1
+/* cpu.idle: the least weight there is. */
+#define IDLE_WEIGHT 1
+#define DEFAULT_WEIGHT 100
+
+/* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
+ * at. */
+#define MIN_SLICE 1000000ULL
+#define MAX_PAUSE 50000000ULL
+/* How old a setting may be that the kernel does not report. */
+#define CHECK_SETTINGS 10000000ULL
+/* A task held back so long runs for an instant: the kernel's watchdog counts from when it last ran.
+ */
+#define MAX_HELD 5000000000ULL
+/* Who is held back on request has one part in so many of one CPU. */
+#define HELD_PART 20
+#define HELD_PERIOD 100000000ULL
+
+#define SIGNAL_GROUP_EXIT 0x4
+#define SIGKILL_BIT (1ULL << 8)
 
 const volatile struct sched_config cfg = {
     .slice_ns = 5000000,
 };
 struct sched_stats stats = {};
 u64 vtime_now;
+/* Changes whenever a cgroup gets or loses a quota. */
+u64 limits = 1;
+/* Changes with every weight. */
+u64 weights = 1;
+u32 nr_limited;
+u32 nr_throttled;
 
 UEI_DEFINE(uei);
 
@@ -63,7 +96,14 @@ struct task_ctx {
 	u64 cgroup;
 	u64 run_at;  /* 0 when not running */
 	u64 inverse; /* of the share at the time of the charge */
+	u64 start;   /* virtual time at which what was granted last begins */
 	u64 charged; /* virtual time granted and not yet used or given back */
+	u64 held;    /* the throttled cgroup that holds it back; 0: none */
+	u64 waits;   /* since when it has not run */
+	u64 used;    /* in its last turn; 0 once it slept */
+	u32 weight;  /* by its nice value; 0 when not runnable */
+	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
+	bool touch;  /* may run for an instant although it is held back */
 };
 
 struct {
@@ -74,8 +114,8 @@ struct {
 } task_ctxs SEC(".maps");
 
 #define MAX_CPUS 1024
-/* The virtual start time of what each CPU runs; 0 where nobody may be displaced. */
-u64 started[MAX_CPUS];
+/* Where what each CPU runs stood in the queue; 0 where nobody may be displaced. */
+u64 places[MAX_CPUS];
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -87,14 +127,11 @@ static struct sched_cgroup *cgroup_by_id(u64 id)
 	return bpf_map_lookup_elem(&sched_cgroups, &id);
 }
 
-static bool before(u64 a, u64 b)
+static u32 weight_of(struct sched_cgroup *cg)
 {
-	return (s64)(a - b) < 0;
-}
-
-static u64 later(u64 a, u64 b)
-{
-	return before(a, b) ? b : a;
+	if (cg->idle)
+		return IDLE_WEIGHT;
+	return cg->weight ?: 1;
 }
 
 /*
@@ -107,7 +144,7 @@ static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 	bool changed;
 
 	bpf_spin_lock(&parent->lock);
-	want = cg->active_weight ? cg->weight : 0;
+	want = cg->active_weight && !cg->throttled ? weight_of(cg) : 0;
 	changed = want != cg->given;
 	parent->active_weight += want;
 	parent->active_weight -= cg->given;
@@ -116,29 +153,121 @@ static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 	return changed;
 }
 
-static void give_weight_up(struct sched_cgroup *cg)
+/*
+ * What follows with __noinline and without static is for the verifier: such a function is verified
+ * once, not at each of its callers.
+ */
+__noinline int give_weight_up(u64 id)
 {
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		struct sched_cgroup *parent = cg->parent ? cgroup_by_id(cg->parent) : NULL;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+		struct sched_cgroup *parent = cg && cg->parent ? cgroup_by_id(cg->parent) : NULL;
 
 		if (!parent || !give_weight(cg, parent))
-			return;
-		cg = parent;
+			break;
+		id = cg->parent;
 	}
+	return 0;
+}
+
+/*
+ * How far a cgroup, or one that it is in, has been served: what was used by cgroups beside it,
+ * which may be gone, counts too. Without this, a session that makes a new cgroup for each of its
+ * calls would start afresh with each.
+ */
+__noinline u64 served(u64 id)
+{
+	u64 latest = vtime_now - cfg.slice_ns;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+		if (!cg || !cg->parent)
+			break;
+		latest = later(latest, cg->served);
+		id = cg->parent;
+	}
+	return latest;
+}
+
+/* Adds what a task used to how far its cgroup and all above have been served. */
+__noinline int serve(u64 id, u64 inverse, u64 used)
+{
+	u64 weight = SELF_WEIGHT;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+		u64 least = vtime_now - cfg.slice_ns;
+
+		if (!cg || !cg->parent)
+			break;
+		/* From the share of what is below to that of the cgroup. */
+		inverse = inverse_above(inverse, cg->active_weight, weight);
+		if (before(cg->served, least))
+			cg->served = least;
+		__sync_fetch_and_add(&cg->served, virtual(used, inverse));
+		weight = weight_of(cg);
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/*
+ * How tasks of a cgroup stand against others in latency. The nearest weight that somebody has
+ * changed says it, so that calls have the rank of their session.
+ */
+__noinline s32 rank_of(u64 id)
+{
+	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+	u64 generation = weights, at = id;
+	s32 rank = 0;
+	u32 i;
+
+	if (!cg)
+		return 0;
+	if (cg->ranks == generation)
+		return cg->rank;
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *next = at ? cgroup_by_id(at) : NULL;
+		u32 weight;
+
+		if (!next || !next->parent)
+			break;
+		weight = weight_of(next);
+		if (weight != DEFAULT_WEIGHT) {
+			rank = weight > DEFAULT_WEIGHT ? 1 : -1;
+			break;
+		}
+		at = next->parent;
+	}
+	cg->rank = rank;
+	cg->ranks = generation;
+	return rank;
 }
 
 /* One task more, or less, of the cgroup is runnable. */
-static void count_runnable(u64 id, s32 change)
+static void count_runnable(u64 id, s32 change, s32 weight)
 {
 	struct sched_cgroup *cg = cgroup_by_id(id);
+	u64 least;
 	u32 self, had;
 
 	if (!cg)
 		return;
+	least = cg->nr_runnable ? 0 : served(id);
 	bpf_spin_lock(&cg->lock);
-	if (!cg->nr_runnable)
-		cg->finish = later(cg->finish, vtime_now - cfg.slice_ns);
+	if (!cg->nr_runnable && least)
+		cg->finish = later(cg->finish, least);
 	cg->nr_runnable += change;
+	cg->task_weight += weight;
 	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
 	cg->active_weight += self;
@@ -146,90 +275,27 @@ static void count_runnable(u64 id, s32 change)
 	cg->self = self;
 	bpf_spin_unlock(&cg->lock);
 	if (self != had)
-		give_weight_up(cg);
+		give_weight_up(cg->id);
 }
 
 /* 1 / share, ONE being the whole machine. */
-static u64 inverse_share(struct sched_cgroup *cg)
+__noinline u64 inverse_share(u64 id)
 {
 	u64 inverse = ONE;
 	u64 weight = SELF_WEIGHT;
+	u32 i;
 
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		u64 total = cg->active_weight;
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
 
-		/* Not counted as active yet: alone. */
-		if (total > weight)
-			inverse = inverse * total / weight;
-		if (inverse > MAX_INVERSE)
-			inverse = MAX_INVERSE;
-		weight = cg->weight ?: 1;
-		cg = cg->parent ? cgroup_by_id(cg->parent) : NULL;
 		if (!cg)
 			break;
+		inverse = inverse_below(inverse, cg->active_weight, weight);
+		weight = weight_of(cg);
+		id = cg->parent;
 	}
 	return inverse;
-}
-
-static u64 virtual(u64 ns, u64 inverse)
-{
-	return ns * inverse / ONE;
-}
-
-static u64 slice_of(struct task_struct *p)
-{
-	u64 slice = cfg.slice_ns * p->scx.weight / 100;
-
-	/* Nice values within a cgroup: longer or shorter turns, not more or fewer of them. */
-	if (slice < cfg.slice_ns / 4)
-		return cfg.slice_ns / 4;
-	return slice > cfg.slice_ns * 4 ? cfg.slice_ns * 4 : slice;
-}
-
-/* Gives back what a task was granted and did not use, and charges what it used beyond. */
-static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
-{
-	u64 owed = virtual(used, tc->inverse) - tc->charged;
-
-	bpf_spin_lock(&cg->lock);
-	cg->finish += owed;
-	bpf_spin_unlock(&cg->lock);
-	tc->charged = 0;
-}
-
-/* Where the next slice of a cgroup starts in virtual time. */
-static u64 start_of(struct sched_cgroup *cg)
-{
-	return later(cg->finish, vtime_now - MAX_LAG * cfg.slice_ns);
-}
-
-/* Grants a slice; returns its virtual start time. */
-static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
-{
-	u64 start;
-
-	/* Taken off the queue without having run: moved, or its affinity changed. */
-	if (tc->charged)
-		settle(tc, cg, 0);
-	tc->inverse = inverse_share(cg);
-	tc->charged = virtual(slice, tc->inverse);
-	bpf_spin_lock(&cg->lock);
-	start = start_of(cg);
-	cg->finish = start + tc->charged;
-	bpf_spin_unlock(&cg->lock);
-	return start;
-}
-
-/* The time since the task was put on the CPU or last asked. */
-static u64 take_runtime(struct task_ctx *tc, struct sched_cgroup *cg, bool goes_on)
-{
-	u64 now = scx_bpf_now();
-	u64 used = tc->run_at && before(tc->run_at, now) ? now - tc->run_at : 0;
-
-	tc->run_at = goes_on ? now : 0;
-	if (cg)
-		__sync_fetch_and_add(&cg->run_ns, used);
-	return used;
 }
 
 /*
@@ -241,23 +307,477 @@ static bool serves_cpu(struct task_struct *p)
 	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
 }
 
-static void note_start(s32 cpu, u64 start)
+/*
+ * The kernel reports every change of a cgroup's settings: cpu.max since 6.17, cpu.idle later. Where
+ * it does not, they are read from its struct task_group.
+ */
+static bool settings_reported(void)
 {
-	started[cpu & (MAX_CPUS - 1)] = start;
+	return bpf_core_field_exists(((struct sched_ext_ops *)0)->cgroup_set_idle);
 }
 
-/* Has a CPU that runs what stands a slice or more behind `start` choose again. */
-static void displace(struct task_struct *p, u64 start)
+/*
+ * Puts in force what is the least: cpu.max, or the quota of who is held back. A new limit starts
+ * with a full quota.
+ */
+static void enforce(struct sched_cgroup *cg)
+{
+	u64 now = scx_bpf_now(), quota, period, burst;
+	bool was, throttled, changed;
+
+	bpf_spin_lock(&cg->lock);
+	quota = cg->max.quota;
+	period = cg->max.period;
+	burst = cg->max.burst;
+	if (cg->held_until && !before(now, cg->held_until))
+		cg->held_until = 0;
+	if (cg->held_until && (!quota || quota > period / HELD_PART)) {
+		quota = HELD_PERIOD / HELD_PART;
+		period = HELD_PERIOD;
+		burst = 0;
+	}
+	was = cg->now.quota;
+	throttled = cg->throttled;
+	changed = quota != cg->now.quota || period != cg->now.period || burst != cg->now.burst;
+	if (changed) {
+		cg->now.quota = quota;
+		cg->now.period = period;
+		cg->now.burst = burst;
+		cg->budget = quota;
+		cg->refilled = now;
+	}
+	bpf_spin_unlock(&cg->lock);
+	if (was != !!quota) {
+		__sync_fetch_and_add(&nr_limited, was ? -1 : 1);
+		__sync_fetch_and_add(&limits, 1);
+	}
+	/* Looks at the new one at once. */
+	if (changed && throttled)
+		bpf_timer_start(&cg->timer, 0, 0);
+}
+
+static void set_limit(struct sched_cgroup *cg, u64 quota, u64 period, u64 burst)
+{
+	bpf_spin_lock(&cg->lock);
+	cg->max.quota = quota;
+	cg->max.period = period;
+	cg->max.burst = burst;
+	bpf_spin_unlock(&cg->lock);
+	enforce(cg);
+}
+
+static void set_idle(struct sched_cgroup *cg, bool idle)
+{
+	/* Who ends it has the default weight again, says the kernel. */
+	if (cg->idle && !idle)
+		cg->weight = DEFAULT_WEIGHT;
+	cg->idle = idle;
+	__sync_fetch_and_add(&weights, 1);
+	give_weight_up(cg->id);
+}
+
+/* Reads cpu.max and cpu.idle where the kernel keeps them. */
+static void check_settings(struct sched_cgroup *cg, u64 now)
+{
+	struct task_group *group = (void *)cg->group;
+	u64 quota, period, burst;
+
+	bool idle;
+
+	if (!group || (cg->checked && now - cg->checked < CHECK_SETTINGS))
+		return;
+	cg->checked = now;
+	idle = BPF_CORE_READ(group, idle);
+	if (idle != cg->idle)
+		set_idle(cg, idle);
+	period = BPF_CORE_READ(group, cfs_bandwidth.period);
+	quota = BPF_CORE_READ(group, cfs_bandwidth.quota);
+	burst = BPF_CORE_READ(group, cfs_bandwidth.burst);
+	if ((s64)quota < 0 || !period)
+		quota = 0;
+	if (quota != cg->max.quota ||
+	    (quota && (period != cg->max.period || burst != cg->max.burst)))
+		set_limit(cg, quota, period, burst);
+}
+
+__noinline int check_all_settings(u64 task_group, u64 id, u64 now)
+{
+	struct task_group *group = (void *)task_group;
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+		if (!cg || !group)
+			break;
+		if (!cg->group && BPF_CORE_READ(group, css.cgroup, kn, id) == id)
+			cg->group = (u64)group;
+		check_settings(cg, now);
+		group = BPF_CORE_READ(group, parent);
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/* The nearest cgroup with a quota, from this one up: its id, or 0. */
+__noinline u64 limited(u64 id)
+{
+	struct sched_cgroup *cg = id && nr_limited ? cgroup_by_id(id) : NULL;
+	u64 generation = limits, at = id, found = 0;
+	u32 i;
+
+	if (!cg)
+		return 0;
+	if (cg->limits == generation)
+		return cg->limited;
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *next = at ? cgroup_by_id(at) : NULL;
+
+		if (!next)
+			break;
+		if (next->now.quota) {
+			found = at;
+			break;
+		}
+		at = next->parent;
+	}
+	cg->limited = found;
+	cg->limits = generation;
+	return found;
+}
+
+/* Under the lock. Returns the time until the next refill. */
+static __always_inline u64 refill(struct sched_cgroup *cg, u64 now)
+{
+	u64 period = cg->now.period, passed, most = cg->now.quota + cg->now.burst;
+
+	if (!cg->now.quota || !period || before(now, cg->refilled))
+		return MAX_PAUSE;
+	passed = (now - cg->refilled) / period;
+	if (passed) {
+		cg->refilled += passed * period;
+		/* More than it can owe or save. */
+		if (passed > 1000000)
+			passed = 1000000;
+		cg->budget += passed * cg->now.quota;
+		if (cg->budget > (s64)most)
+			cg->budget = most;
+	}
+	return cg->refilled + period - now;
+}
+
+/* Takes CPU time from every quota that it counts against. */
+__noinline int spend(u64 id, u64 used, u64 now)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg;
+		bool over = false;
+		u64 pause;
+
+		id = limited(id);
+		cg = id ? cgroup_by_id(id) : NULL;
+		if (!cg)
+			break;
+		bpf_spin_lock(&cg->lock);
+		pause = refill(cg, now);
+		cg->budget -= used;
+		if (cg->now.quota && cg->budget <= 0 && !cg->throttled) {
+			cg->throttled = now;
+			over = true;
+		}
+		bpf_spin_unlock(&cg->lock);
+		if (over) {
+			__sync_fetch_and_add(&nr_throttled, 1);
+			give_weight_up(cg->id);
+			bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
+		}
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/* The nearest cgroup, from this one up, whose quota is used up: its id, or 0. */
+__noinline u64 throttled_at(u64 id)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg;
+
+		id = limited(id);
+		cg = id ? cgroup_by_id(id) : NULL;
+		if (!cg)
+			break;
+		if (cg->throttled)
+			return id;
+		id = cg->parent;
+	}
+	return 0;
+}
+
+/* What the quotas leave of a slice. */
+__noinline u64 slice_left(u64 id, u64 slice)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_DEPTH)
+	{
+		struct sched_cgroup *cg;
+		s64 budget;
+
+		id = limited(id);
+		cg = id ? cgroup_by_id(id) : NULL;
+		if (!cg || slice <= MIN_SLICE)
+			break;
+		budget = cg->budget;
+		if (budget < (s64)slice)
+			slice = budget > (s64)MIN_SLICE ? budget : MIN_SLICE;
+		id = cg->parent;
+	}
+	return slice;
+}
+
+static void unhold(struct task_ctx *tc)
+{
+	u64 id = __sync_lock_test_and_set(&tc->held, 0);
+	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+	if (cg)
+		__sync_fetch_and_add(&cg->holding, -1);
+}
+
+/* On its way out: it can only give back what it has. */
+static bool dying(struct task_struct *p)
+{
+	return (p->flags & PF_EXITING) || (p->signal->flags & SIGNAL_GROUP_EXIT) ||
+	       (p->pending.signal.sig[0] & SIGKILL_BIT);
+}
+
+/* The cgroup whose quota is used up so that the task may not run: its id, or 0. */
+static u64 throttled_by(struct task_struct *p, struct task_ctx *tc)
+{
+	if (!nr_throttled || tc->touch || serves_cpu(p) || dying(p))
+		return 0;
+	return throttled_at(tc->cgroup);
+}
+
+/*
+ * Where a task must wait because a quota is used up: the id of the cgroup, which is that of its
+ * queue too; 0 when it may run. `holding` is raised before the second look: whoever lifts the
+ * throttling then either is seen here or sees that a task is about to come.
+ */
+static u64 hold(struct task_struct *p, struct task_ctx *tc)
+{
+	u64 id = throttled_by(p, tc);
+	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
+
+	if (!cg)
+		return 0;
+	unhold(tc);
+	__sync_fetch_and_add(&cg->holding, 1);
+	tc->held = id;
+	barrier();
+	if (cg->throttled)
+		return id;
+	unhold(tc);
+	return 0;
+}
+
+/*
+ * Puts what a cgroup held back into the queue; with `since`, only what has not run since then, and
+ * what has been killed meanwhile.
+ */
+static void release(u64 id, u64 since)
+{
+	struct task_struct *p;
+
+	/* A timer has it anyway; 6.16 wants it said. */
+	bpf_rcu_read_lock();
+	bpf_for_each(scx_dsq, p, id, 0)
+	{
+		struct task_ctx *tc = ctx_of(p);
+		s32 cpu;
+
+		if (!tc)
+			continue;
+		if (since && !dying(p)) {
+			if (!before(tc->waits, since))
+				continue;
+			tc->touch = true;
+		}
+		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+		/* Before: once moved it may run, and be held back again. */
+		unhold(tc);
+		/* In its turn, not before all that ran while it could not. */
+		scx_bpf_dsq_move_set_vtime(BPF_FOR_EACH_ITER,
+					   later(p->scx.dsq_vtime, vtime_now - cfg.slice_ns));
+		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
+		if (cpu >= 0)
+			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+	bpf_rcu_read_unlock();
+}
+
+static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
+{
+	u64 now = scx_bpf_now(), id = *key, pause;
+	bool lift = false;
+
+	if (!settings_reported())
+		check_settings(cg, now);
+	if (cg->held_until)
+		enforce(cg);
+	bpf_spin_lock(&cg->lock);
+	pause = refill(cg, now);
+	if (cg->throttled && (!cg->now.quota || cg->budget > 0)) {
+		if (cg->now.quota == cg->max.quota)
+			cg->own.throttled_ns += now - cg->throttled;
+		else
+			cg->own.held_ns += now - cg->throttled;
+		cg->throttled = 0;
+		lift = true;
+	}
+	bpf_spin_unlock(&cg->lock);
+	if (lift) {
+		__sync_fetch_and_add(&nr_throttled, -1);
+		give_weight_up(cg->id);
+	}
+	if (cg->throttled) {
+		release(id, now - MAX_HELD);
+	} else {
+		release(id, 0);
+		/* Some are on their way here. */
+		if (cg->holding)
+			pause = MIN_SLICE;
+		else if (!cg->held_until)
+			return 0;
+	}
+	bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
+	return 0;
+}
+
+/* No longer than what is left of the quotas. */
+static u64 slice_within(struct task_ctx *tc)
+{
+	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
+}
+
+/* Gives back what a task was granted and did not use, and charges what it used beyond. */
+static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
+{
+	u64 owed = virtual(used, tc->inverse) - tc->charged;
+
+	bpf_spin_lock(&cg->lock);
+	cg->finish += owed;
+	bpf_spin_unlock(&cg->lock);
+	tc->charged = 0;
+	if (used)
+		serve(tc->cgroup, tc->inverse, used);
+}
+
+/* Where the next slice of a cgroup starts in virtual time. */
+static u64 start_of(struct sched_cgroup *cg)
+{
+	return later(cg->finish, vtime_now - MAX_LAG * cfg.slice_ns);
+}
+
+/*
+ * How much later than its turn a task comes whose weight is less than that of its neighbours in the
+ * cgroup, so that it gets its part of what the cgroup gets: for what it used, they get theirs.
+ */
+static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
+{
+	u64 used = tc->used, most = MAX_TURNS * cfg.slice_ns;
+	s64 others = cg->task_weight - tc->weight, even;
+
+	if (!used || !tc->weight)
+		return 0;
+	even = (s64)tc->weight * (cg->nr_runnable - 1);
+	if (others <= even)
+		return 0;
+	used = used * (u64)(others - even) / tc->weight;
+	return virtual(used < most ? used : most, tc->inverse);
+}
+
+/*
+ * Where a task stands in the queue whose slice starts there. A rank moves it by a fixed amount: it
+ * gets the CPU earlier or later, but not more or less of it.
+ */
+static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
+{
+	s32 rank = rank_of(tc->cgroup);
+
+	start += turns_left_out(tc, cg);
+	if (rank > 0)
+		return start - HEAD_START * cfg.slice_ns;
+	return rank < 0 ? start + WAY_BACK * cfg.slice_ns : start;
+}
+
+/* Grants a slice; returns its virtual start time. */
+static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
+{
+	u64 start;
+
+	/* Taken off the queue without having run: moved, or its affinity changed. */
+	if (tc->charged)
+		settle(tc, cg, 0);
+	tc->inverse = inverse_share(tc->cgroup);
+	tc->charged = virtual(slice, tc->inverse);
+	bpf_spin_lock(&cg->lock);
+	start = start_of(cg);
+	cg->finish = start + tc->charged;
+	bpf_spin_unlock(&cg->lock);
+	tc->start = start;
+	return start;
+}
+
+/* The time since the task was put on the CPU or last asked. */
+static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
+			bool goes_on)
+{
+	u64 now = scx_bpf_now();
+	u64 used = tc->run_at && before(tc->run_at, now) ? now - tc->run_at : 0;
+
+	tc->run_at = goes_on ? now : 0;
+	tc->used = used;
+	if (cg) {
+		__sync_fetch_and_add(&cg->own.run_ns, used);
+		if (!settings_reported())
+			check_all_settings((u64)BPF_CORE_READ(p, sched_task_group), tc->cgroup,
+					   now);
+		if (nr_limited)
+			spend(tc->cgroup, used, now);
+	}
+	return used;
+}
+
+static void note_place(s32 cpu, u64 place)
+{
+	places[cpu & (MAX_CPUS - 1)] = place;
+}
+
+/*
+ * Has a CPU choose again that runs what stands far enough behind `place`: a slice for who had to
+ * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
+ * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
+ */
+static void displace(struct task_struct *p, u64 place, bool woken)
 {
 	u32 nr_cpus = scx_bpf_nr_cpu_ids(), here = bpf_get_smp_processor_id();
-	u64 latest = start + cfg.slice_ns;
+	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns);
 	s32 i, found = -1;
 
 	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
-	bpf_for(i, 1, nr_cpus < 8 ? nr_cpus : 8)
+	bpf_for(i, woken ? 0 : 1, nr_cpus < 8 ? nr_cpus : 8)
 	{
 		u32 cpu = (here + i) % nr_cpus;
-		u64 at = started[cpu & (MAX_CPUS - 1)];
+		u64 at = places[cpu & (MAX_CPUS - 1)];
 
 		if (at && before(latest, at) && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
 			latest = at;
@@ -266,6 +786,8 @@ static void displace(struct task_struct *p, u64 start)
 	}
 	if (found >= 0) {
 		__sync_fetch_and_add(&stats.displaced, 1);
+		/* The next one that looks takes another CPU. */
+		note_place(found, place);
 		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
 	}
 }
@@ -276,16 +798,18 @@ s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 
 	struct task_ctx *tc;
 	bool idle = false;
 	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &idle);
+	u64 slice;
 
 	if (!idle)
 		return cpu;
 	tc = ctx_of(p);
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	if (!cg)
+	if (!cg || throttled_by(p, tc))
 		return cpu;
-	p->scx.dsq_vtime = charge(tc, cg, slice_of(p));
+	slice = slice_within(tc);
+	p->scx.dsq_vtime = place_of(tc, cg, charge(tc, cg, slice));
 	__sync_fetch_and_add(&stats.direct, 1);
-	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_of(p), 0);
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
 	return cpu;
 }
 
@@ -293,31 +817,57 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	u64 start = vtime_now;
+	u64 place = vtime_now, slice, held = 0;
 	s32 cpu;
 
 	if (serves_cpu(p)) {
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_of(p), enq_flags);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, cfg.slice_ns, enq_flags);
 		return;
 	}
-	if (cg)
-		start = charge(tc, cg, slice_of(p));
+	slice = tc ? slice_within(tc) : cfg.slice_ns;
+	if (cg) {
+		place = place_of(tc, cg, charge(tc, cg, slice));
+		unhold(tc);
+		held = hold(p, tc);
+	}
+	if (held) {
+		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
+		return;
+	}
 	__sync_fetch_and_add(&stats.queued, 1);
-	scx_bpf_dsq_insert_vtime(p, QUEUE, slice_of(p), start, enq_flags);
+	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
+	/* Its quota was refilled after its CPU had decided to go idle. */
+	if (enq_flags & SCX_ENQ_LAST) {
+		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
+		return;
+	}
 	/* A CPU that went idle meanwhile does not look at the queue by itself. */
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-	else if (cg && !(enq_flags & SCX_ENQ_WAKEUP))
-		displace(p, start);
+	else if (cg)
+		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
+}
+
+/* Takes a task whose quota is used up out of the queue. */
+static bool set_aside(struct bpf_iter_scx_dsq *it, struct task_struct *p)
+{
+	struct task_ctx *tc = ctx_of(p);
+	u64 id = tc ? hold(p, tc) : 0;
+
+	if (!id)
+		return false;
+	if (!scx_bpf_dsq_move_vtime(it, p, id, 0))
+		__sync_val_compare_and_swap(&tc->held, id, 0);
+	return true;
 }
 
 /*
- * Takes the first task that this CPU may run, if it stands before virtual time `start`. That very
- * task: between a look and a plain take of the first one, another CPU may have taken what was seen,
- * and the next may stand far behind.
+ * Takes the first task that this CPU may run, if it stands before `place` or `any` will do. That
+ * very task: between a look and a plain take of the first one, another CPU may have taken what was
+ * seen, and the next may stand far behind.
  */
-static bool take_before(s32 cpu, u64 start)
+static bool take(s32 cpu, u64 place, bool any)
 {
 	struct task_struct *p;
 	bool taken = false;
@@ -328,44 +878,77 @@ static bool take_before(s32 cpu, u64 start)
 		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 			continue;
 		at = p->scx.dsq_vtime;
-		if (!before(at, start))
+		if (!any && !before(at, place))
 			break;
+		if (nr_throttled && set_aside(BPF_FOR_EACH_ITER, p))
+			continue;
 		taken = scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL, 0);
 		if (taken) {
-			note_start(cpu, at);
+			note_place(cpu, at);
 			break;
 		}
 	}
 	return taken;
 }
 
+static bool take_any(s32 cpu)
+{
+	return nr_throttled ? take(cpu, 0, true) : scx_bpf_dsq_move_to_local(QUEUE, 0);
+}
+
 void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 {
 	struct sched_cgroup *cg;
 	struct task_ctx *tc;
-	u64 used, start;
+	u64 used, start, place, slice;
 
 	if (!prev || !(prev->scx.flags & SCX_TASK_QUEUED)) {
-		scx_bpf_dsq_move_to_local(QUEUE, 0);
+		take_any(cpu);
 		return;
 	}
 	tc = ctx_of(prev);
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 	if (!cg) {
-		scx_bpf_dsq_move_to_local(QUEUE, 0);
+		if (!take_any(cpu))
+			scx_bpf_task_set_slice(prev, cfg.slice_ns);
 		return;
 	}
-	used = take_runtime(tc, cg, true);
+	used = take_runtime(prev, tc, cg, true);
 	settle(tc, cg, used);
-	start = start_of(cg);
-	if (take_before(cpu, start))
+	if (throttled_by(prev, tc)) {
+		take_any(cpu);
 		return;
-	charge(tc, cg, slice_of(prev));
-	note_start(cpu, start);
+	}
+	start = start_of(cg);
+	place = place_of(tc, cg, start);
+	if (take(cpu, place, false))
+		return;
+	slice = slice_within(tc);
+	charge(tc, cg, slice);
+	note_place(cpu, place);
 	if (before(vtime_now, start))
 		vtime_now = start;
 	__sync_fetch_and_add(&stats.kept, 1);
-	scx_bpf_task_set_slice(prev, slice_of(prev));
+	scx_bpf_task_set_slice(prev, slice);
+}
+
+/* Statistics: a task begins to run. */
+static void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u32 cpu)
+{
+	u64 wait = before(tc->waits, tc->run_at) ? (tc->run_at - tc->waits) / 1000 : 0;
+	u32 i = 0;
+
+	bpf_for(i, 0, SCHED_WAITS - 1)
+	{
+		if (wait < (2ULL << i))
+			break;
+	}
+	if (i < SCHED_WAITS)
+		__sync_fetch_and_add(&cg->own.waits[i], 1);
+	__sync_fetch_and_add(&cg->own.runs, 1);
+	if (tc->cpu && tc->cpu != cpu + 1)
+		__sync_fetch_and_add(&cg->own.migrations, 1);
+	tc->cpu = cpu + 1;
 }
 
 void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
@@ -376,14 +959,19 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	if (!tc)
 		return;
 	tc->run_at = scx_bpf_now();
-	note_start(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
+	unhold(tc);
+	if (tc->touch) {
+		tc->touch = false;
+		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
+	}
+	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
-	if (tc->charged && before(vtime_now, p->scx.dsq_vtime))
-		vtime_now = p->scx.dsq_vtime;
+	if (tc->charged && before(vtime_now, tc->start))
+		vtime_now = tc->start;
 	cg = cgroup_by_id(tc->cgroup);
 	if (cg)
-		__sync_fetch_and_add(&cg->runs, 1);
+		count_run(tc, cg, scx_bpf_task_cpu(p));
 }
 
 void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
@@ -394,7 +982,10 @@ void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
 
 	if (!cg)
 		return;
-	used = take_runtime(tc, cg, false);
+	used = take_runtime(p, tc, cg, false);
+	tc->waits = scx_bpf_now();
+	if (runnable)
+		__sync_fetch_and_add(&cg->own.preemptions, 1);
 	if (!serves_cpu(p))
 		settle(tc, cg, used);
 }
@@ -403,8 +994,12 @@ void BPF_STRUCT_OPS(agentcg_runnable, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 
-	if (tc && !serves_cpu(p))
-		count_runnable(tc->cgroup, 1);
+	if (!tc || serves_cpu(p))
+		return;
+	tc->waits = scx_bpf_now();
+	tc->used = 0;
+	tc->weight = p->scx.weight;
+	count_runnable(tc->cgroup, 1, tc->weight);
 }
 
 void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
@@ -416,7 +1011,20 @@ void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
 		return;
 	if (tc->charged)
 		settle(tc, cg, 0);
-	count_runnable(tc->cgroup, -1);
+	unhold(tc);
+	count_runnable(tc->cgroup, -1, -tc->weight);
+	tc->weight = 0;
+}
+
+/* Its nice value changed. */
+void BPF_STRUCT_OPS(agentcg_set_weight, struct task_struct *p, u32 weight)
+{
+	struct task_ctx *tc = ctx_of(p);
+
+	if (!tc || !tc->weight)
+		return;
+	count_runnable(tc->cgroup, 0, weight - tc->weight);
+	tc->weight = weight;
 }
 
 s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_task_args *args)
@@ -430,28 +1038,116 @@ s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_tas
 	return 0;
 }
 
-static int remember_cgroup(struct cgroup *cgrp, u32 weight)
+static u64 or_none(u64 quota_us)
 {
-	struct sched_cgroup new = {.weight = weight};
-	u64 id = cgrp->kn->id;
-
-	/* The root has no parent, and reading through the null pointer gives 0. */
-	new.parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
-	new.finish = vtime_now;
-	return bpf_map_update_elem(&sched_cgroups, &id, &new, BPF_ANY);
+	/* "max" is RUNTIME_INF, all ones. */
+	return (s64)quota_us < 0 ? 0 : quota_us * 1000;
 }
+
+/* Too large for the stack; bytes, because a lock and a timer may only be in maps. */
+static const char new_cgroup[sizeof(struct sched_cgroup)];
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_cgroup_init, struct cgroup *cgrp,
 			     struct scx_cgroup_init_args *args)
 {
-	return remember_cgroup(cgrp, args->weight);
+	struct sched_cgroup *cg;
+	u64 id = cgrp->kn->id;
+	s32 err;
+
+	err = bpf_map_update_elem(&sched_cgroups, &id, new_cgroup, BPF_ANY);
+	if (err)
+		return err;
+	cg = cgroup_by_id(id);
+	if (!cg)
+		return -ENOENT;
+	cg->id = id;
+	cg->weight = args->weight;
+	if (bpf_core_field_exists(args->sched_idle))
+		cg->idle = args->sched_idle;
+	/* The root has no parent, and reading through the null pointer gives 0. */
+	cg->parent = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
+	cg->finish = vtime_now;
+	if (bpf_core_field_exists(args->bw_quota_us)) {
+		cg->max.quota = or_none(args->bw_quota_us);
+		cg->max.period = args->bw_period_us * 1000;
+		cg->max.burst = args->bw_burst_us * 1000;
+	}
+	err = bpf_timer_init(&cg->timer, &sched_cgroups, CLOCK_MONOTONIC);
+	if (!err)
+		err = bpf_timer_set_callback(&cg->timer, look_at_limit);
+	if (!err)
+		err = scx_bpf_create_dsq(id, -1);
+	if (!err)
+		enforce(cg);
+	return err;
+}
+
+static void add_usage(struct sched_usage *to, struct sched_usage *from)
+{
+	u32 i;
+
+	__sync_fetch_and_add(&to->run_ns, from->run_ns);
+	__sync_fetch_and_add(&to->runs, from->runs);
+	__sync_fetch_and_add(&to->preemptions, from->preemptions);
+	__sync_fetch_and_add(&to->migrations, from->migrations);
+	__sync_fetch_and_add(&to->throttled_ns, from->throttled_ns);
+	__sync_fetch_and_add(&to->held_ns, from->held_ns);
+	for (i = 0; i < SCHED_WAITS; i++)
+		__sync_fetch_and_add(&to->waits[i], from->waits[i]);
 }
 
 void BPF_STRUCT_OPS(agentcg_cgroup_exit, struct cgroup *cgrp)
 {
-	u64 id = cgrp->kn->id;
+	u64 id = cgrp->kn->id, throttled;
+	struct sched_cgroup *cg = cgroup_by_id(id), *parent;
 
+	if (!cg)
+		return;
+	cg->held_until = 0;
+	set_limit(cg, 0, 0, 0);
+	bpf_spin_lock(&cg->lock);
+	throttled = cg->throttled;
+	cg->throttled = 0;
+	bpf_spin_unlock(&cg->lock);
+	if (throttled)
+		__sync_fetch_and_add(&nr_throttled, -1);
+	parent = cg->parent ? cgroup_by_id(cg->parent) : NULL;
+	if (parent) {
+		add_usage(&parent->gone, &cg->own);
+		add_usage(&parent->gone, &cg->gone);
+	}
+	scx_bpf_destroy_dsq(id);
 	bpf_map_delete_elem(&sched_cgroups, &id);
+}
+
+/* Holds a cgroup back for some time, or ends that; user space calls it. */
+SEC("syscall")
+int hold_back(struct sched_hold *hold)
+{
+	struct sched_cgroup *cg;
+	int err = -ENOENT;
+
+	bpf_rcu_read_lock();
+	cg = cgroup_by_id(hold->cgroup);
+	if (cg) {
+		cg->held_until = hold->hold_ns ? scx_bpf_now() + hold->hold_ns : 0;
+		enforce(cg);
+		/* Sees when it expires. */
+		bpf_timer_start(&cg->timer, 0, 0);
+		err = 0;
+	}
+	bpf_rcu_read_unlock();
+	return err;
+}
+
+/* Called with quota_us all ones when the limit is lifted. */
+void BPF_STRUCT_OPS(agentcg_cgroup_set_bandwidth, struct cgroup *cgrp, u64 period_us, u64 quota_us,
+		    u64 burst_us)
+{
+	struct sched_cgroup *cg = cgroup_by_id(cgrp->kn->id);
+
+	if (cg)
+		set_limit(cg, or_none(quota_us), period_us * 1000, burst_us * 1000);
 }
 
 void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *from,
@@ -470,7 +1166,16 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
 	if (!cg)
 		return;
 	cg->weight = weight;
-	give_weight_up(cg);
+	__sync_fetch_and_add(&weights, 1);
+	give_weight_up(cg->id);
+}
+
+void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
+{
+	struct sched_cgroup *cg = cgroup_by_id(cgrp->kn->id);
+
+	if (cg)
+		set_idle(cg, idle);
 }
 
 /* The queue is not tied to CPUs, so they may come and go; without these the kernel would restart
@@ -500,10 +1205,13 @@ SCX_OPS_DEFINE(agentcg_ops, .select_cpu = (void *)agentcg_select_cpu,
 	       .enqueue = (void *)agentcg_enqueue, .dispatch = (void *)agentcg_dispatch,
 	       .running = (void *)agentcg_running, .stopping = (void *)agentcg_stopping,
 	       .runnable = (void *)agentcg_runnable, .quiescent = (void *)agentcg_quiescent,
-	       .init_task = (void *)agentcg_init_task, .cgroup_init = (void *)agentcg_cgroup_init,
+	       .set_weight = (void *)agentcg_set_weight, .init_task = (void *)agentcg_init_task,
+	       .cgroup_init = (void *)agentcg_cgroup_init,
 	       .cgroup_exit = (void *)agentcg_cgroup_exit,
 	       .cgroup_move = (void *)agentcg_cgroup_move,
 	       .cgroup_set_weight = (void *)agentcg_cgroup_set_weight,
+	       .cgroup_set_bandwidth = (void *)agentcg_cgroup_set_bandwidth,
+	       .cgroup_set_idle = (void *)agentcg_cgroup_set_idle,
 	       .cpu_online = (void *)agentcg_cpu_online, .cpu_offline = (void *)agentcg_cpu_offline,
 	       .init = (void *)agentcg_init, .exit = (void *)agentcg_exit, .timeout_ms = 20000,
 	       .name = "agentcg");

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use agentcg_core::{
-    Cgroup, CgroupRuntime, Scheduler, SchedulerConfig, SchedulerScope, mount_point,
+    Cgroup, CgroupRuntime, CgroupUsage, Scheduler, SchedulerConfig, SchedulerScope, SchedulerStats,
+    SessionStats, mount_point,
 };
 use anyhow::Result;
+use serde::Serialize;
 
 use crate::output::Output;
 use crate::signals::Signals;
@@ -29,12 +31,71 @@ pub struct Args {
     /// The cgroup whose children are the sessions [default: agentcg below the cgroup v2 mount]
     #[arg(long, value_name = "CGROUP")]
     root: Option<PathBuf>,
+    /// Print the statistics as JSON, one object a line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Scope {
     All,
     Agents,
+}
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// Length of the interval.
+    interval_ms: u128,
+    /// Since the scheduler was attached.
+    counters: SchedulerStats,
+    sessions: &'a [SessionStats],
+}
+
+/// What sessions had got by a moment.
+#[derive(Debug)]
+struct Sessions {
+    root: PathBuf,
+    cpus: usize,
+    at: Instant,
+    got: HashMap<String, CgroupUsage>,
+}
+
+impl Sessions {
+    fn new(root: PathBuf, scheduler: &Scheduler) -> Result<Self> {
+        let cpus = std::thread::available_parallelism()?.get();
+        let mut sessions = Self { root, cpus, at: Instant::now(), got: HashMap::new() };
+        sessions.next(scheduler)?;
+        Ok(sessions)
+    }
+
+    /// What each got since the last call, and how long that is ago.
+    fn next(&mut self, scheduler: &Scheduler) -> Result<(Vec<SessionStats>, Duration)> {
+        let mut got = HashMap::new();
+        // The root may come and go.
+        if let Ok(root) = Cgroup::open(&self.root) {
+            for session in root.children()? {
+                if let (Ok(usage), Some(name)) =
+                    (scheduler.cgroup_usage(&session), session.path().file_name())
+                {
+                    got.insert(name.to_string_lossy().into_owned(), usage);
+                }
+            }
+        }
+        let interval = self.at.elapsed();
+        self.at = Instant::now();
+        let before = std::mem::replace(&mut self.got, got);
+        let mut stats: Vec<_> = self
+            .got
+            .iter()
+            .map(|(name, now)| {
+                let then = before.get(name).copied().unwrap_or_default();
+                SessionStats::new(name, &now.since(&then), interval, self.cpus)
+            })
+            .collect();
+        stats.sort_by(|a, b| b.run_us.cmp(&a.run_us).then_with(|| a.session.cmp(&b.session)));
+        Ok((stats, interval))
+    }
 }
 
 /// Cgroups shown at each interval, those that used most.
@@ -56,11 +117,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let root = args.root.clone().unwrap_or_else(|| mount.join("agentcg"));
     let scheduler = Scheduler::attach(&config, root.exists().then_some(root.as_path()))?;
     eprintln!("agentcg: scheduler attached, slice {} µs; Ctrl-C detaches it", args.slice);
-    eprintln!("agentcg: cpu.max limits are not enforced while it is attached");
 
     let top = Cgroup::open(&mount)?;
     let mut out = Output::default();
     let mut before = runtimes(&scheduler, &top)?;
+    let mut sessions = Sessions::new(root, &scheduler)?;
     let mut at = Instant::now();
     let interval = Duration::from_secs(args.interval);
     loop {
@@ -74,14 +135,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
         if at.elapsed() >= interval {
-            let now = runtimes(&scheduler, &top)?;
-            let going =
-                out.line(&table(&scheduler, &before, &now, at.elapsed()))? && out.flush()?;
-            if !going {
+            let (stats, passed) = sessions.next(&scheduler)?;
+            let text = if args.json {
+                serde_json::to_string(&Report {
+                    interval_ms: passed.as_millis(),
+                    counters: scheduler.stats(),
+                    sessions: &stats,
+                })?
+            } else {
+                let now = runtimes(&scheduler, &top)?;
+                let text = table(&scheduler, &before, &now, at.elapsed()) + &session_table(&stats);
+                before = now;
+                text
+            };
+            at = Instant::now();
+            if !(out.line(&text)? && out.flush()?) {
                 break;
             }
-            before = now;
-            at = Instant::now();
         }
     }
     let exit = scheduler.detach();
@@ -99,6 +169,29 @@ fn runtimes(scheduler: &Scheduler, top: &Cgroup) -> Result<HashMap<PathBuf, Cgro
         Ok(())
     })?;
     Ok(found)
+}
+
+fn session_table(sessions: &[SessionStats]) -> String {
+    let mut text = String::new();
+    if !sessions.is_empty() {
+        text += "\n share    run ms  wait p50  wait p99 µs  throttled ms  held ms  preempted  migrated  session";
+    }
+    for s in sessions {
+        let micros = |t: Option<u64>| t.map_or("-".to_owned(), |t| t.to_string());
+        text += &format!(
+            "\n{:5.1}%  {:8}  {:>8}  {:>11}  {:12}  {:7}  {:9}  {:8}  {}",
+            s.share * 100.0,
+            s.run_us / 1000,
+            micros(s.wait_p50_us),
+            micros(s.wait_p99_us),
+            s.throttled_us / 1000,
+            s.held_back_us / 1000,
+            s.preemptions,
+            s.migrations,
+            s.session
+        );
+    }
+    text
 }
 
 fn table(

@@ -82,8 +82,8 @@ pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, Prot
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use scheduler::{
-    CgroupRuntime, Scheduler, SchedulerConfig, SchedulerExit, SchedulerExitKind, SchedulerScope,
-    SchedulerStats,
+    Brake, CgroupRuntime, CgroupUsage, Scheduler, SchedulerConfig, SchedulerExit,
+    SchedulerExitKind, SchedulerScope, SchedulerStats, SessionStats, WaitTimes,
 };
 pub use session::{Priority, Session, SessionConfig};
 pub use units::{parse_duration, parse_size};

@@ -2,7 +2,7 @@
 //!
 //! | measurement | beside |
 //! |---|---|
-//! | `fairness` | the kernel's EEVDF; needs sched_ext and the cpu controller |
+//! | `scheduler` | the kernel's EEVDF; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
 //! | `bindings` | C and Go beside the library itself |
@@ -17,7 +17,7 @@
 mod bindings;
 mod calls;
 mod events;
-mod fairness;
+mod scheduler;
 mod storm;
 mod wrappers;
 
@@ -31,11 +31,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// CPU shares of two groups with weights 100 and 300
-    Fairness {
-        /// Length of one measurement
+    /// CPU shares, wake-ups and message passing
+    Scheduler {
+        /// Length of one measurement of shares
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// Only the cases with this in their names
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// What the process monitor adds to running a program
     Events {
@@ -78,20 +81,20 @@ enum What {
         #[arg(long, default_value_t = 32)]
         at_once: u32,
     },
-    /// Uses CPU until it is killed
+    /// The load of `scheduler`
     #[command(hide = true)]
-    Burn,
+    Job { name: String, count: usize },
 }
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Burn) {
+    if !matches!(what, What::Job { .. }) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
     }
     match what {
-        What::Fairness { seconds } => fairness::run(seconds),
+        What::Scheduler { seconds, only } => scheduler::run(seconds, &only),
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Bindings { directory, rounds, processes } => {
@@ -99,6 +102,6 @@ fn main() -> anyhow::Result<()> {
         }
         What::Wrappers { rounds } => wrappers::measure(rounds),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
-        What::Burn => fairness::burn(),
+        What::Job { name, count } => scheduler::job(&name, count),
     }
 }

@@ -1,6 +1,7 @@
 //! `agentcgroupd`: all parts together.
 
 mod config;
+mod reattach;
 mod report;
 
 use std::os::fd::AsFd;
@@ -8,13 +9,14 @@ use std::process::ExitCode;
 
 use agentcg_core::{
     Event, EventFilter, EventKind, EventMode, EventStream, Exec, MemcgConfig, MemoryProtection,
-    Priority, Runtime, Scheduler, SchedulerConfig, Session, path_of,
+    Priority, Runtime, Session, path_of,
 };
 use anyhow::{Context, Result};
 
 pub use config::{Args, HIGH, LOW, Plan, Rule};
 
 use crate::signals::Signals;
+use reattach::Reattached;
 use report::Report;
 
 /// The running daemon. The fields are dropped in this order: what is attached goes before the
@@ -22,7 +24,7 @@ use report::Report;
 struct Daemon {
     stream: Option<EventStream>,
     memory: Option<MemoryProtection>,
-    scheduler: Option<Scheduler>,
+    scheduler: Reattached,
     sessions: Vec<(Session, u64)>,
     runtime: Runtime,
     plan: Plan,
@@ -67,9 +69,7 @@ impl Daemon {
             if controllers.is_empty() { "none".into() } else { controllers.join(" ") }
         );
 
-        let scheduler = (!args.no_scheduler)
-            .then(|| part("scheduler", runtime.start_scheduler(SchedulerConfig::default())))
-            .flatten();
+        let scheduler = Reattached::new(&runtime, !args.no_scheduler);
         let memory = (!args.no_memcg)
             .then(|| part("memory protection", runtime.attach_memcg_ops(memcg_config(&sessions))))
             .flatten();
@@ -85,14 +85,11 @@ impl Daemon {
         loop {
             let mut fds = Vec::new();
             fds.extend(self.stream.as_ref().map(AsFd::as_fd));
-            fds.extend(self.scheduler.as_ref().map(AsFd::as_fd));
-            if signals.wait(&fds, None)? {
+            fds.extend(self.scheduler.scheduler.as_ref().map(AsFd::as_fd));
+            if signals.wait(&fds, self.scheduler.pause())? {
                 return Ok(());
             }
-            if let Some(exit) = self.scheduler.as_ref().and_then(Scheduler::exited) {
-                tracing::error!("the kernel detached the scheduler: {exit}; its own schedules now");
-                self.scheduler = None;
-            }
+            self.scheduler.look(&self.runtime);
             while let Some(event) = self.next_event()? {
                 match event {
                     Event::Exec(exec) => self.place(&exec),

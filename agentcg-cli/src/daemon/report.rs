@@ -41,7 +41,7 @@ impl Report {
         Self {
             schema: 1,
             sessions,
-            scheduler: daemon.scheduler.as_ref().map(|s| s.stats()),
+            scheduler: daemon.scheduler.scheduler.as_ref().map(|s| s.stats()),
             memory: daemon.memory.as_ref().map(|m| m.stats()),
         }
     }

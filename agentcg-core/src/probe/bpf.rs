@@ -135,7 +135,7 @@ fn sched_ext_ops(btf: Option<&Btf<'_>>) -> Capability {
     }
     Capability::no(
         name,
-        "no ops.cgroup_set_bandwidth: a sched_ext scheduler is not told cpu.max",
+        "no ops.cgroup_set_bandwidth: the scheduler reads cpu.max from the kernel itself",
         "boot kernel 6.17 or newer",
     )
 }

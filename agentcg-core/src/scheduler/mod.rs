@@ -1,8 +1,10 @@
 //! The CPU scheduler: `bpf/scheduler.bpf.c`, a sched_ext scheduler that shares the CPU by
 //! `cpu.weight` over the flattened cgroup hierarchy.
 
+mod brake;
 mod exit;
 mod policy;
+mod usage;
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,8 +21,10 @@ use crate::bpf::{self, Slot};
 use crate::cgroup::Cgroup;
 use crate::{Error, ErrorKind, Result};
 
+pub use brake::Brake;
 pub use exit::{SchedulerExit, SchedulerExitKind};
 pub(crate) use policy::use_sched_ext;
+pub use usage::{CgroupUsage, SessionStats, WaitTimes};
 
 const STATE: &str = "/sys/kernel/sched_ext/state";
 const OPS: &str = "/sys/kernel/sched_ext/root/ops";
@@ -82,8 +86,8 @@ pub struct CgroupRuntime {
 
 /// The attached scheduler. Dropping it detaches it, and the kernel's scheduler takes over.
 ///
-/// While it is attached `cpu.max` limits are not enforced: the kernel leaves them to the scheduler,
-/// and this one does not have them yet.
+/// While it is attached it enforces `cpu.max` (with `cpu.max.burst`, at every level) in place of the
+/// kernel. `cpu.stat` does not count throttling then.
 ///
 /// The kernel may detach it too (a stall, an error, sysrq-S): the descriptor of [`AsFd`] becomes
 /// readable then and [`exited`](Self::exited) says why.
@@ -92,6 +96,7 @@ pub struct Scheduler {
     // Order matters: the link and the ring go before the object.
     link: Option<Link>,
     exit_ring: RingBuffer<'static>,
+    brake: Brake,
     skel: SchedulerSkel<'static>,
     _slot: Slot,
     scope: SchedulerScope,
@@ -132,6 +137,7 @@ impl Scheduler {
         let scheduler = Self {
             link: Some(link),
             exit_ring,
+            brake: Brake::new(&skel)?,
             skel,
             _slot: slot,
             scope: config.scope,
@@ -144,6 +150,11 @@ impl Scheduler {
     /// What it was asked to schedule.
     pub fn scope(&self) -> SchedulerScope {
         self.scope
+    }
+
+    /// What holds cgroups back for a while.
+    pub fn brake(&self) -> Brake {
+        self.brake.clone()
     }
 
     /// Why the kernel detached it, or `None` while it is attached.
@@ -178,6 +189,39 @@ impl Scheduler {
     /// # Errors
     /// `NotFound` when the scheduler does not know it: it has no cpu controller.
     pub fn cgroup_runtime(&self, cgroup: &Cgroup) -> Result<CgroupRuntime> {
+        let cg = self.known(cgroup)?;
+        Ok(CgroupRuntime {
+            run_ns: cg.own.run_ns,
+            runs: cg.own.runs,
+            weight: cg.weight,
+            nr_runnable: cg.nr_runnable.max(0) as u32,
+        })
+    }
+
+    /// What a cgroup and all below it got since the scheduler was attached; the difference of two
+    /// readings ([`CgroupUsage::since`]) is what they got in between.
+    ///
+    /// # Errors
+    /// `NotFound` when the scheduler does not know the cgroup: it has no cpu controller.
+    pub fn cgroup_usage(&self, cgroup: &Cgroup) -> Result<CgroupUsage> {
+        self.known(cgroup)?;
+        let mut sum = CgroupUsage::default();
+        cgroup.walk(&mut |below| {
+            match self.known(below) {
+                Ok(cg) => {
+                    sum.add(&cg.own);
+                    sum.add(&cg.gone);
+                }
+                // Gone just now, or without a cpu controller of its own.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
+    fn known(&self, cgroup: &Cgroup) -> Result<intf::sched_cgroup> {
         let id = cgroup.id()?;
         let value = self
             .skel
@@ -185,23 +229,13 @@ impl Scheduler {
             .sched_cgroups
             .lookup(&id.to_ne_bytes(), MapFlags::LOCK)
             .map_err(bpf::libbpf("look up a cgroup of the scheduler"))?
-            .ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "the scheduler does not know the cgroup")
-                    .at(cgroup.path())
-                    .or_help("enable the cpu controller for it")
-            })?;
+            .ok_or_else(|| not_known(cgroup))?;
         if value.len() < size_of::<intf::sched_cgroup>() {
             return Err(Error::new(ErrorKind::Bpf, "a map value is cut short"));
         }
         // SAFETY: there are enough bytes, and the struct is made of integers, for which every bit
         // pattern is valid.
-        let cg = unsafe { value.as_ptr().cast::<intf::sched_cgroup>().read_unaligned() };
-        Ok(CgroupRuntime {
-            run_ns: cg.run_ns,
-            runs: cg.runs,
-            weight: cg.weight,
-            nr_runnable: cg.nr_runnable.max(0) as u32,
-        })
+        Ok(unsafe { value.as_ptr().cast::<intf::sched_cgroup>().read_unaligned() })
     }
 
     /// With scope `agents`, hands every process of the sessions to sched_ext, or back.
@@ -233,6 +267,12 @@ impl Drop for Scheduler {
     }
 }
 
+fn not_known(cgroup: &Cgroup) -> Error {
+    Error::new(ErrorKind::NotFound, "the scheduler does not know the cgroup")
+        .at(cgroup.path())
+        .or_help("enable the cpu controller for it")
+}
+
 fn load_and_attach(
     object: &'static mut MaybeUninit<OpenObject>,
     config: &SchedulerConfig,
@@ -246,6 +286,8 @@ fn load_and_attach(
     if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
         rodata.cfg.slice_ns = config.slice.as_nanos() as u64;
     }
+    // A task whose quota is used up must not go on because its CPU has no other.
+    skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_ENQ_LAST;
     if config.scope == SchedulerScope::Agents {
         skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_SWITCH_PARTIAL;
     }

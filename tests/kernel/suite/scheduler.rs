@@ -1,17 +1,19 @@
 //! The scheduler.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentcg_core::{
-    Cgroup, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind, SchedulerScope,
-    SessionConfig,
+    Cgroup, Controller, CpuMax, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind,
+    SchedulerScope, SessionConfig,
 };
 use anyhow::{Context, Result, ensure};
 
 use crate::support::{Need, Test, TestCgroup, Worker, eventually, kind_of, sched_ext_state};
 
 const HERE: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt];
+/// Where CPUs may be taken away.
+const LAB: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt, Need::Lab];
 const NONE: &[Need] = &[Need::Root, Need::NoSchedExt];
 
 pub fn tests() -> Vec<Test> {
@@ -21,7 +23,19 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::pinned_tasks_keep_their_weights", needs: HERE, run: pinned },
         Test { name: "scheduler::nested_weights_multiply", needs: HERE, run: nested },
         Test { name: "scheduler::a_new_weight_counts_at_once", needs: HERE, run: reweigh },
-        Test { name: "scheduler::cgroups_come_and_go_under_load", needs: HERE, run: churn },
+        Test { name: "scheduler::cpu_max_holds_at_every_level", needs: HERE, run: cpu_max },
+        Test { name: "scheduler::a_new_cpu_max_counts_at_once", needs: HERE, run: new_cpu_max },
+        Test { name: "scheduler::a_tiny_cpu_max_is_no_stall", needs: HERE, run: tiny_cpu_max },
+        Test { name: "scheduler::who_is_held_back_can_be_killed", needs: HERE, run: kill_held },
+        Test { name: "scheduler::who_is_held_back_lets_others_run", needs: HERE, run: hold_back },
+        Test { name: "scheduler::waking_often_is_no_way_to_more", needs: HERE, run: bounded },
+        Test { name: "scheduler::a_new_cgroup_is_no_way_to_more", needs: HERE, run: renewed },
+        Test { name: "scheduler::high_wakes_before_low", needs: HERE, run: ranks },
+        Test { name: "scheduler::nice_values_count_in_a_cgroup", needs: HERE, run: nice },
+        Test { name: "scheduler::idle_cgroups_yield", needs: HERE, run: idle },
+        Test { name: "scheduler::no_cpu_idles_beside_pinned_tasks", needs: HERE, run: conserving },
+        Test { name: "scheduler::cpus_come_and_go", needs: LAB, run: hotplug },
+        Test { name: "scheduler::a_minute_of_churn", needs: LAB, run: churn },
         Test { name: "scheduler::agents_only", needs: HERE, run: agents },
         Test { name: "scheduler::a_second_one_is_refused_by_name", needs: HERE, run: second },
         Test { name: "scheduler::sysrq_reaches_the_caller", needs: HERE, run: sysrq },
@@ -88,6 +102,161 @@ fn weighted(place: &TestCgroup, name: &str, weight: u32) -> Result<Cgroup> {
     Ok(group)
 }
 
+/// `cpu.max` with the kernel's default period.
+fn limit(group: &Cgroup, cores: f64) -> Result<()> {
+    Ok(group.set_cpu_max(CpuMax::from_cores(cores)?)?)
+}
+
+fn unlimit(group: &Cgroup) -> Result<()> {
+    Ok(group.set_cpu_max(CpuMax { quota: None, period: CpuMax::PERIOD })?)
+}
+
+/// CPUs' worth of time that each group uses, by the clock of this machine.
+fn cores(burn: &Burn, seconds: u64) -> Result<Vec<f64>> {
+    let at = Instant::now();
+    let used = burn.measure(seconds)?;
+    let elapsed = at.elapsed().as_micros() as f64;
+    Ok(used.iter().map(|u| u / elapsed).collect())
+}
+
+/// What CPUs' worth of time a group gets beside others, and that nothing else idles: the sum.
+fn cpu_max() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let half = weighted(&place, "half", 1000)?;
+    let outer = weighted(&place, "outer", 1000)?;
+    outer.enable(&[Controller::Cpu])?;
+    let (inner, loose) =
+        (outer.create_child(&"inner".parse()?)?, outer.create_child(&"loose".parse()?)?);
+    let rest = weighted(&place, "rest", 1)?;
+    // Before and after the scheduler comes; the inner one has more than its parent leaves it.
+    limit(&half, 0.5)?;
+    limit(&inner, 0.1)?;
+    let scheduler = attach_default()?;
+    limit(&outer, 0.4)?;
+    let burn = Burn::start(vec![half, inner, loose, rest], 4)?;
+    let mut got = Vec::new();
+    for _ in 0..3 {
+        got = cores(&burn, 6)?;
+        let want = [0.5, 0.1, 0.3];
+        let close =
+            got.iter().zip(want).all(|(got, want)| (got - want).abs() <= 0.03 * want + 0.005);
+        let idle = 2.0 - got.iter().sum::<f64>();
+        if close && idle < 0.1 {
+            ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+            return Ok(());
+        }
+    }
+    anyhow::bail!("half, inner, loose, rest: {got:.3?}")
+}
+
+fn new_cpu_max() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![place.child("a")?];
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(groups, 4)?;
+    let a = &burn.groups[0];
+    let step = |what: &str, low: f64, high: f64| -> Result<()> {
+        std::thread::sleep(Duration::from_millis(100));
+        let got = cores(&burn, 2)?[0];
+        ensure!((low..high).contains(&got), "{what}: {got:.3} CPUs");
+        Ok(())
+    };
+    step("no limit", 1.0, 2.1)?;
+    limit(a, 0.3)?;
+    step("limited", 0.27, 0.33)?;
+    // The quota of a long period is used up at once; a new limit must not wait for its end.
+    a.set_cpu_max(CpuMax {
+        quota: Some(Duration::from_millis(10)),
+        period: Duration::from_secs(1),
+    })?;
+    step("a long period", 0.0, 0.05)?;
+    limit(a, 0.6)?;
+    step("raised", 0.55, 0.65)?;
+    a.set_cpu_max(CpuMax {
+        quota: Some(Duration::from_millis(10)),
+        period: Duration::from_secs(1),
+    })?;
+    step("a long period again", 0.0, 0.05)?;
+    unlimit(a)?;
+    step("lifted", 1.0, 2.1)
+}
+
+/// Forty tasks on 1 % of a CPU: each has its turn rarely, while the kernel takes a task that did
+/// not run for 20 s for a stall.
+fn tiny_cpu_max() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let tiny = place.child("tiny")?;
+    let other = place.child("other")?;
+    // Limited only now: to start programs takes time too.
+    let burn = Burn::start(vec![tiny], 40)?;
+    let _other = Burn::start(vec![other], 2)?;
+    limit(&burn.groups[0], 0.01)?;
+    let scheduler = attach_default()?;
+    let got = cores(&burn, 40)?;
+    // With so little, 40 processes take minutes to end once the scheduler is gone.
+    burn.groups[0].write("cpu.max", "max")?;
+    ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+    ensure!((0.005..0.03).contains(&got[0]), "{got:.3?}");
+    Ok(())
+}
+
+fn kill_held() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let scheduler = attach_default()?;
+    let burn = Burn::start(vec![place.child("held")?], 4)?;
+    let held = &burn.groups[0];
+    held.set_cpu_max(CpuMax {
+        quota: Some(Duration::from_millis(1)),
+        period: Duration::from_secs(1),
+    })?;
+    std::thread::sleep(Duration::from_millis(500));
+    held.kill()?;
+    let at = Instant::now();
+    eventually("all are gone", || Ok(!held.events()?.populated))?;
+    ensure!(at.elapsed() < Duration::from_secs(8), "{:?}", at.elapsed());
+    ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+    Ok(())
+}
+
+fn hold_back() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let hurts = weighted(&place, "hurts", 10_000)?;
+    hurts.enable(&[Controller::Cpu])?;
+    let inner = hurts.create_child(&"inner".parse()?)?;
+    let rest = weighted(&place, "rest", 1)?;
+    let scheduler = attach_default()?;
+    let brake = scheduler.brake();
+    let burn = Burn::start(vec![inner, rest], 2)?;
+    let step = |what: &str, low: f64, high: f64| -> Result<()> {
+        std::thread::sleep(Duration::from_millis(100));
+        let got = cores(&burn, 2)?;
+        ensure!((low..high).contains(&got[0]), "{what}: {got:.3?} CPUs");
+        ensure!(got.iter().sum::<f64>() > 1.8, "{what}: {got:.3?} CPUs");
+        Ok(())
+    };
+    step("before", 1.8, 2.1)?;
+    brake.hold_back(&hurts, Duration::from_secs(60))?;
+    step("held back", 0.01, 0.06)?;
+    // A higher cpu.max is no way out; a lower one counts.
+    limit(&hurts, 0.5)?;
+    step("with a cpu.max", 0.01, 0.06)?;
+    limit(&hurts, 0.02)?;
+    step("with a low cpu.max", 0.01, 0.03)?;
+    unlimit(&hurts)?;
+    step("without again", 0.01, 0.06)?;
+    brake.let_go(&hurts)?;
+    step("let go", 1.8, 2.1)?;
+    brake.hold_back(&hurts, Duration::from_secs(1))?;
+    step("held back for a second", 0.3, 1.5)?;
+    step("it is over", 1.8, 2.1)?;
+    let usage = scheduler.cgroup_usage(&hurts)?;
+    ensure!(usage.held_back_ns > 5_000_000_000 && usage.throttled_ns > 0, "{usage:?}");
+    scheduler.detach();
+    let e = brake.hold_back(&hurts, Duration::from_secs(1));
+    ensure!(kind_of(e)? == ErrorKind::NotFound);
+    Ok(())
+}
+
 /// The host may be busy beside the guest, which distorts single runs: the median of up to five,
 /// fewer when the first ones agree with what is wanted.
 fn median_ratio(burn: &Burn, seconds: u64, want: f64, tolerance: f64) -> Result<()> {
@@ -139,7 +308,7 @@ fn pin(pid: i32, cpu: usize) -> Result<()> {
 fn nested() -> Result<()> {
     let place = TestCgroup::new()?;
     let a = weighted(&place, "a", 100)?;
-    a.enable(&[agentcg_core::Controller::Cpu])?;
+    a.enable(&[Controller::Cpu])?;
     let b = a.create_child(&"b".parse()?)?;
     let c = a.create_child(&"c".parse()?)?;
     let d = weighted(&place, "d", 200)?;
@@ -164,25 +333,277 @@ fn reweigh() -> Result<()> {
     median_ratio(&burn, 3, 4.0, 0.5)
 }
 
-fn churn() -> Result<()> {
+/// Who wakes often does not take more than its share by that, whatever its rank.
+fn bounded() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let high = weighted(&place, "high", 150)?;
+    let other = place.child("other")?;
+    let _scheduler = attach_default()?;
+    let mut naps = Vec::new();
+    for _ in 0..4 {
+        naps.push(Worker::start_in(&high, "nap:20")?);
+    }
+    for nap in &mut naps {
+        nap.go()?;
+    }
+    let mut burn = Burn::start(vec![other], 4)?;
+    burn.groups.push(high);
+    median_ratio(&burn, 4, 1.5, 0.15)
+}
+
+/// A new cgroup for each of its calls is no way to more.
+fn renewed() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let (a, b) = (place.child("a")?, place.child("b")?);
+    b.enable(&[Controller::Cpu])?;
+    let call = b.create_child(&"call".parse()?)?;
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(vec![a, call], 2)?;
+    let used = || -> Result<[f64; 2]> {
+        Ok([burn.groups[0].cpu_stat()?.usage_usec as f64, b.cpu_stat()?.usage_usec as f64])
+    };
+    let before = used()?;
+    let end = Instant::now() + Duration::from_secs(6);
+    let (mut now, mut n) = (Cgroup::open(burn.groups[1].path())?, 0);
+    while Instant::now() < end {
+        n += 1;
+        let next = b.create_child(&format!("call{n}").parse()?)?;
+        for worker in &burn.workers[2..] {
+            next.move_pid(worker.pid())?;
+        }
+        now.remove()?;
+        now = next;
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    let after = used()?;
+    let ratio = (after[1] - before[1]) / (after[0] - before[0]);
+    ensure!((0.8..1.2).contains(&ratio), "{ratio:.2} after {n} cgroups");
+    Ok(())
+}
+
+/// Beside burners, the wake-ups of a high session wait less than those of a low one.
+fn ranks() -> Result<()> {
     let place = TestCgroup::new()?;
     let scheduler = attach_default()?;
-    for round in 0..15 {
-        let a = weighted(&place, &format!("a{round}"), 1 + round * 600)?;
-        let b = place.child(&format!("b{round}"))?;
-        let mut workers = vec![Worker::start_in(&a, "burn")?, Worker::start_in(&b, "burn")?];
-        for worker in &mut workers {
-            worker.go()?;
+    let mut groups = Vec::new();
+    for i in 0..4 {
+        groups.push(place.child(&format!("burn{i}"))?);
+    }
+    let sessions = [weighted(&place, "high", 150)?, weighted(&place, "low", 50)?];
+    let mut naps = Vec::new();
+    for session in &sessions {
+        naps.push(Worker::start_in(session, "nap:20000")?);
+    }
+    let _burn = Burn::start(groups, 2)?;
+    for nap in &mut naps {
+        nap.go()?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let read = || -> agentcg_core::Result<Vec<_>> {
+        sessions.iter().map(|s| scheduler.cgroup_usage(s)).collect()
+    };
+    let before = read()?;
+    std::thread::sleep(Duration::from_secs(6));
+    let after = read()?;
+    let waits = |i: usize| after[i].since(&before[i]).waits.percentile(0.75).context("no waits");
+    let (high, low) = (waits(0)?, waits(1)?);
+    ensure!(high * 2 <= low, "high {high:?}, low {low:?}");
+    Ok(())
+}
+
+/// CPU time of a process, ns.
+fn run_time(worker: &Worker) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/schedstat", worker.pid()))?;
+    Ok(text.split(' ').next().context("empty")?.parse()?)
+}
+
+/// Nice values share out what their cgroup gets, and nothing else.
+fn nice() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![place.child("a")?, place.child("b")?];
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    for worker in &burn.workers {
+        pin(worker.pid(), 0)?;
+    }
+    // Those of a run all along: the change must count for them as well.
+    // SAFETY: two numbers.
+    let r = unsafe { libc::setpriority(libc::PRIO_PROCESS, burn.workers[0].pid() as u32, 5) };
+    ensure!(r == 0, "{}", std::io::Error::last_os_error());
+    std::thread::sleep(Duration::from_millis(200));
+    let times = || burn.workers.iter().map(run_time).collect::<Result<Vec<_>>>();
+    let before = times()?;
+    std::thread::sleep(Duration::from_secs(8));
+    let got: Vec<f64> = times()?.iter().zip(before).map(|(a, b)| a - b).collect();
+    // 1024 to 335
+    let ratio = got[1] / got[0];
+    ensure!((2.4..3.9).contains(&ratio), "nice 0 to nice 5: {ratio:.2}");
+    let groups = (got[0] + got[1]) / (got[2] + got[3]);
+    ensure!((0.88..1.14).contains(&groups), "the groups: {groups:.2}");
+    Ok(())
+}
+
+fn idle() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![place.child("a")?, place.child("b")?];
+    groups[0].write("cpu.idle", "1")?;
+    let scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    let part = || -> Result<f64> {
+        let used = burn.measure(3)?;
+        Ok(used[0] / (used[0] + used[1]))
+    };
+    let got = part()?;
+    ensure!(got < 0.05, "an idle group has {got:.3}");
+    burn.groups[0].write("cpu.idle", "0")?;
+    std::thread::sleep(Duration::from_millis(200));
+    let got = part()?;
+    ensure!((0.42..0.58).contains(&got), "no longer idle, it has {got:.3}");
+    burn.groups[1].write("cpu.idle", "1")?;
+    std::thread::sleep(Duration::from_millis(200));
+    let got = part()?;
+    ensure!(got > 0.95, "beside an idle one it has {got:.3}");
+    burn.groups[1].write("cpu.idle", "0")?;
+    burn.groups[1].write("cpu.weight.nice", "-5")?;
+    let weight = scheduler.cgroup_runtime(&burn.groups[1])?.weight;
+    ensure!(weight == burn.groups[1].cpu_weight()? && weight > 200, "weight {weight}");
+    Ok(())
+}
+
+/// No CPU idles while somebody waits who may run there.
+fn conserving() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![weighted(&place, "a", 1)?, weighted(&place, "b", 10_000)?];
+    let _scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    // Three on CPU 0, of which the heavy ones want it most; the fourth has the other for itself.
+    for worker in &burn.workers[1..] {
+        pin(worker.pid(), 0)?;
+    }
+    for _ in 0..3 {
+        let before = run_time(&burn.workers[0])?;
+        let at = Instant::now();
+        let all = cores(&burn, 3)?.iter().sum::<f64>();
+        let alone = (run_time(&burn.workers[0])? - before) / at.elapsed().as_nanos() as f64;
+        if all > 1.95 && alone > 0.95 {
+            return Ok(());
         }
-        a.move_pid(workers[1].pid())?;
-        b.move_pid(workers[0].pid())?;
-        pin(workers[0].pid(), round as usize % 2)?;
-        b.set_cpu_weight(10_000 - round * 600)?;
-        drop(workers);
-        a.remove()?;
-        b.remove()?;
+    }
+    anyhow::bail!("a CPU idles")
+}
+
+const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
+
+fn hotplug() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let groups = vec![weighted(&place, "a", 100)?, weighted(&place, "b", 300)?];
+    let scheduler = attach_default()?;
+    let burn = Burn::start(groups, 2)?;
+    pin(burn.workers[0].pid(), 1)?;
+    for _ in 0..3 {
+        std::fs::write(CPU1, "0")?;
+        let used = burn.measure(2)?;
+        ensure!(used.iter().all(|u| *u > 100_000.0), "with one CPU: {used:?}");
+        std::fs::write(CPU1, "1")?;
+        let all = cores(&burn, 2)?.iter().sum::<f64>();
+        ensure!(all > 1.8, "with both again: {all:.2}");
         ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
     }
+    Ok(())
+}
+
+/// A simple generator, so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// What the kernel logs from now on.
+struct KernelLog(std::fs::File);
+
+impl KernelLog {
+    fn from_now() -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
+        std::io::Seek::seek(&mut log, std::io::SeekFrom::End(0))?;
+        Ok(Self(log))
+    }
+
+    fn warnings(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut line = [0; 8192];
+        while let Ok(n) = std::io::Read::read(&mut self.0, &mut line) {
+            let text = String::from_utf8_lossy(&line[..n]).into_owned();
+            if ["WARNING:", "BUG:", "Oops", "stall", "error"].iter().any(|w| text.contains(w)) {
+                found.push(text);
+            }
+        }
+        found
+    }
+}
+
+/// A minute of everything that may change under a scheduler.
+fn churn() -> Result<()> {
+    let seed = 1;
+    let mut random = Random(seed);
+    let place = TestCgroup::new()?;
+    let mut log = KernelLog::from_now()?;
+    let scheduler = attach_default()?;
+    let mut groups: Vec<Cgroup> = Vec::new();
+    let mut made = 0;
+    let mut workers = Vec::new();
+    for i in 0..12 {
+        workers.push(Worker::start(["burn", "nap:500", "nap:20000"][i % 3])?);
+    }
+    for worker in &mut workers {
+        worker.go()?;
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut steps = 0;
+    while Instant::now() < end {
+        steps += 1;
+        if groups.len() < 3 || random.below(10) == 0 {
+            made += 1;
+            groups.push(place.child(&format!("g{made}"))?);
+        }
+        let at = random.below(groups.len());
+        let worker = random.below(workers.len());
+        match random.below(8) {
+            0 => {
+                let group = groups.swap_remove(at);
+                for pid in group.procs()? {
+                    groups[0].move_pid(pid)?;
+                }
+                group.remove()?;
+            }
+            1 => groups[at].set_cpu_weight(1 + random.below(10_000) as u32)?,
+            2 => limit(&groups[at], 0.02 + random.below(100) as f64 / 100.0)?,
+            3 => unlimit(&groups[at])?,
+            4 => pin(workers[worker].pid(), random.below(2)).or_else(|e| {
+                // That CPU is away.
+                if std::fs::read_to_string(CPU1)?.trim() == "0" { Ok(()) } else { Err(e) }
+            })?,
+            5 if steps % 16 == 0 => std::fs::write(CPU1, ["0", "1"][random.below(2)])?,
+            6 => scheduler.brake().hold_back(&groups[at], Duration::from_millis(200))?,
+            _ => groups[at].move_pid(workers[worker].pid())?,
+        }
+        if let Some(exit) = scheduler.exited() {
+            anyhow::bail!("after {steps} steps: {exit}\n{}", exit.dump);
+        }
+        std::thread::sleep(Duration::from_millis(random.below(10) as u64));
+    }
+    std::fs::write(CPU1, "1")?;
+    drop(workers);
+    ensure!(scheduler.detach().kind == SchedulerExitKind::Detached);
+    let warnings = log.warnings();
+    ensure!(warnings.is_empty(), "after {steps} steps: {warnings:?}");
+    ensure!(steps > 1000, "only {steps} steps");
     Ok(())
 }
 

@@ -23,6 +23,15 @@ fn wait() {
     }
 }
 
+/// Works and sleeps by turns.
+fn nap(work: Duration, sleep: Duration) -> ! {
+    loop {
+        let began = Instant::now();
+        while began.elapsed() < work {}
+        std::thread::sleep(sleep);
+    }
+}
+
 pub fn run(job: &str) -> ! {
     let (job, arg) = job.split_once(':').unwrap_or((job, ""));
     match job {
@@ -38,6 +47,11 @@ pub fn run(job: &str) -> ! {
             loop {
                 n = std::hint::black_box(n.wrapping_add(1));
             }
+        }
+        "nap" => {
+            ready();
+            wait();
+            nap(Duration::from_millis(1), Duration::from_micros(arg.parse().expect("µs")));
         }
         "exec_by_thread" => {
             let thread = std::thread::spawn(|| {

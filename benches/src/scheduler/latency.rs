@@ -1,0 +1,77 @@
+//! How soon who wakes runs, and what passing messages costs.
+
+use std::time::Duration;
+
+use agentcg_core::{Cgroup, Priority};
+use anyhow::Result;
+
+use super::Case;
+use super::load::{Group, Job};
+
+pub(super) const CASES: [Case; 5] = [
+    Case {
+        name: "wake-ups, high beside 16 burners in low",
+        bar: "p99 <= 0.5 of EEVDF's",
+        run: burners,
+    },
+    Case {
+        name: "wake-ups, high beside fork storms in low",
+        bar: "p99 <= 0.5 of EEVDF's",
+        run: storms,
+    },
+    Case { name: "wake-ups, normal beside 100 burners in normal", bar: "", run: same },
+    Case {
+        name: "messages, pipe of two",
+        bar: ">= 0.95 of EEVDF's",
+        run: |p, _| rate(p, Job::Pipe),
+    },
+    Case {
+        name: "messages, 10 to 10",
+        bar: ">= 0.95 of EEVDF's",
+        run: |p, _| rate(p, Job::Messages),
+    },
+];
+
+fn burners(place: &Cgroup, _: Duration) -> Result<String> {
+    beside(place, Priority::High, Priority::Low, Job::Burn, 4, 4)
+}
+
+fn storms(place: &Cgroup, _: Duration) -> Result<String> {
+    beside(place, Priority::High, Priority::Low, Job::Forks, 4, 1)
+}
+
+fn same(place: &Cgroup, _: Duration) -> Result<String> {
+    beside(place, Priority::Normal, Priority::Normal, Job::Burn, 1, 100)
+}
+
+/// The delays of a periodic task beside so many groups.
+fn beside(
+    place: &Cgroup,
+    its: Priority,
+    theirs: Priority,
+    job: Job,
+    groups: usize,
+    each: usize,
+) -> Result<String> {
+    let mut others = Vec::new();
+    for i in 0..groups {
+        others.push(Group::new(place, &format!("other{i}"), theirs.cpu_weight(), job, each)?);
+    }
+    let mut group = Group::new(place, "periodic", its.cpu_weight(), Job::Periodic, 1)?;
+    for other in &mut others {
+        other.go()?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    group.go()?;
+    let mut delays = group.numbers()?;
+    delays.sort_unstable();
+    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize] as f64 / 1e6;
+    Ok(format!("p50 {:.2} p99 {:.2} ms", at(0.5), at(0.99)))
+}
+
+fn rate(place: &Cgroup, job: Job) -> Result<String> {
+    let mut group = Group::new(place, "messages", 100, job, 1)?;
+    group.go()?;
+    let sum: u64 = group.numbers()?.iter().sum();
+    Ok(format!("{:.0}/s", sum as f64 / super::load::LENGTH.as_secs_f64()))
+}

@@ -1,0 +1,290 @@
+//! What the groups run: processes of one cgroup that begin together.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agentcg_core::Cgroup;
+use anyhow::{Context, Result, ensure};
+
+/// Processes, and a cgroup, that are gone afterwards.
+pub struct Group {
+    pub cgroup: Cgroup,
+    helper: Child,
+}
+
+impl Group {
+    /// `count` processes that do `job` in a new cgroup, once [`go`](Self::go) says so. A helper
+    /// forks them there: to start a program for each would take long in an emulator.
+    pub fn new(parent: &Cgroup, name: &str, weight: u32, job: Job, count: usize) -> Result<Self> {
+        let cgroup = parent.create_child(&name.parse()?)?;
+        cgroup.set_cpu_weight(weight)?;
+        Self::inside(cgroup, job, count)
+    }
+
+    /// The same in a cgroup that exists, which is removed too.
+    pub fn inside(cgroup: Cgroup, job: Job, count: usize) -> Result<Self> {
+        let helper = Command::new(std::env::current_exe()?)
+            .args(["job", job.name(), &count.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut group = Self { cgroup, helper };
+        group.read(1)?;
+        group.cgroup.move_pid(group.helper.id() as i32)?;
+        group.write()?;
+        group.read(1)?;
+        Ok(group)
+    }
+
+    pub fn go(&mut self) -> Result<()> {
+        self.write()
+    }
+
+    /// All processes but the helper.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = self.cgroup.procs()?;
+        pids.retain(|p| *p != self.helper.id() as i32);
+        Ok(pids)
+    }
+
+    pub fn used_us(&self) -> Result<f64> {
+        Ok(self.cgroup.cpu_stat()?.usage_usec as f64)
+    }
+
+    /// The numbers that a job gives when it is done.
+    pub fn numbers(&mut self) -> Result<Vec<u64>> {
+        let mut bytes = Vec::new();
+        self.helper.stdout.as_mut().context("no pipe")?.read_to_end(&mut bytes)?;
+        ensure!(!bytes.is_empty(), "a job gave no result");
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])))
+            .collect())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        Ok(self.helper.stdin.as_mut().context("no pipe")?.write_all(b"g")?)
+    }
+
+    fn read(&mut self, bytes: usize) -> Result<()> {
+        let out = self.helper.stdout.as_mut().context("no pipe")?;
+        Ok(out.read_exact(&mut vec![0; bytes])?)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.cgroup.kill();
+        let _ = self.helper.wait();
+        let _ = self.cgroup.wait_populated(false, Duration::from_secs(20));
+        if let Err(e) = self.cgroup.remove() {
+            println!("{e}");
+        }
+    }
+}
+
+/// What one process of a group does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Uses CPU until it is killed.
+    Burn,
+    /// Works 1 ms in each 10 ms; gives the delays of its wake-ups, ns.
+    Periodic,
+    /// Forks without end; the children end at once.
+    Forks,
+    /// Passes a byte back and forth between two processes; gives the round trips in 5 s.
+    Pipe,
+    /// Ten senders and ten receivers, each pair with a socket; gives the messages in 5 s.
+    Messages,
+}
+
+const JOBS: [Job; 5] = [Job::Burn, Job::Periodic, Job::Forks, Job::Pipe, Job::Messages];
+/// How long the jobs take that end.
+pub const LENGTH: Duration = Duration::from_secs(5);
+
+impl Job {
+    fn name(self) -> &'static str {
+        match self {
+            Job::Burn => "burn",
+            Job::Periodic => "periodic",
+            Job::Forks => "forks",
+            Job::Pipe => "pipe",
+            Job::Messages => "messages",
+        }
+    }
+
+    fn run(self) -> Vec<u64> {
+        match self {
+            Job::Burn => burn(|| true),
+            Job::Periodic => return periodic(),
+            Job::Forks => forks(),
+            Job::Pipe => return vec![round_trips()],
+            Job::Messages => return vec![messages()],
+        }
+        Vec::new()
+    }
+}
+
+/// The helper: forks the others, has them begin, and waits.
+pub fn job(name: &str, count: usize) -> Result<()> {
+    let job = JOBS.into_iter().find(|j| j.name() == name).context("no such job")?;
+    let mut out = std::io::stdout();
+    let mut tell = || -> Result<()> {
+        out.write_all(b"r")?;
+        Ok(out.flush()?)
+    };
+    let wait = || std::io::stdin().read_exact(&mut [0]);
+    tell()?;
+    wait()?;
+    let (start, begin) = std::io::pipe()?;
+    for _ in 0..count {
+        if fork() == 0 {
+            // SAFETY: asks to be killed with the parent.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            let mut start = &start;
+            // SAFETY: this process has a copy of its own.
+            unsafe { libc::close(begin.as_raw_fd()) };
+            let _ = start.read(&mut [0]);
+            let result: Vec<u8> = job.run().into_iter().flat_map(u64::to_le_bytes).collect();
+            let written =
+                std::io::stdout().write_all(&result).and_then(|()| std::io::stdout().flush());
+            exit(written.is_err());
+        }
+    }
+    tell()?;
+    wait()?;
+    drop(begin);
+    while wait_child() {}
+    Ok(())
+}
+
+fn fork() -> i32 {
+    // SAFETY: these programs have one thread, so the child may do anything.
+    unsafe { libc::fork() }
+}
+
+fn exit(failed: bool) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(failed.into()) }
+}
+
+fn wait_child() -> bool {
+    // SAFETY: only waits.
+    unsafe { libc::wait(std::ptr::null_mut()) > 0 }
+}
+
+/// No PAUSE instruction: an emulator takes it as a hint to do something else.
+fn burn(goes_on: impl Fn() -> bool) {
+    let mut n = 0u64;
+    while goes_on() {
+        for _ in 0..1000 {
+            n = std::hint::black_box(n.wrapping_add(1));
+        }
+    }
+}
+
+fn periodic() -> Vec<u64> {
+    use rustix::thread::{ClockId, clock_nanosleep_absolute};
+    let period = Duration::from_millis(10);
+    let zero = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let since_zero = |t: rustix::time::Timespec| Duration::new(t.tv_sec as u64, t.tv_nsec as u32);
+    let zero = since_zero(zero);
+    let mut delays = Vec::new();
+    let mut next = zero;
+    while next - zero < LENGTH {
+        next += period;
+        let at = rustix::time::Timespec {
+            tv_sec: next.as_secs() as i64,
+            tv_nsec: i64::from(next.subsec_nanos()),
+        };
+        while clock_nanosleep_absolute(ClockId::Monotonic, &at).is_err() {}
+        let now = since_zero(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic));
+        delays.push(now.saturating_sub(next).as_nanos() as u64);
+        let began = Instant::now();
+        burn(|| began.elapsed() < Duration::from_millis(1));
+        // One that comes much too late is one delay, not many.
+        let now = since_zero(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic));
+        next = next.max(now.saturating_sub(period));
+    }
+    delays
+}
+
+fn forks() {
+    loop {
+        for _ in 0..8 {
+            if fork() == 0 {
+                exit(false);
+            }
+        }
+        while wait_child() {}
+    }
+}
+
+fn round_trips() -> u64 {
+    let (Ok((mut a_in, mut a_out)), Ok((mut b_in, mut b_out))) = (std::io::pipe(), std::io::pipe())
+    else {
+        return 0;
+    };
+    let mut byte = [0];
+    if fork() == 0 {
+        drop(a_out);
+        while a_in.read_exact(&mut byte).is_ok() && b_out.write_all(&byte).is_ok() {}
+        exit(false);
+    }
+    let began = Instant::now();
+    let mut n = 0;
+    while began.elapsed() < LENGTH
+        && a_out.write_all(&byte).is_ok()
+        && b_in.read_exact(&mut byte).is_ok()
+    {
+        n += 1;
+    }
+    n
+}
+
+/// As hackbench does it: each sender writes to each receiver in turn.
+fn messages() -> u64 {
+    const PAIRS: usize = 10;
+    const SIZE: usize = 100;
+    let Ok((mut counts_in, counts_out)) = std::io::pipe() else { return 0 };
+    let sockets: Vec<(OwnedFd, OwnedFd)> = (0..PAIRS)
+        .filter_map(|_| std::os::unix::net::UnixStream::pair().ok())
+        .map(|(a, b)| (a.into(), b.into()))
+        .collect();
+    let began = Instant::now();
+    for i in 0..sockets.len() {
+        if fork() == 0 {
+            let mut buf = [0u8; 64 * SIZE];
+            let mut bytes = 0u64;
+            while began.elapsed() < LENGTH {
+                match rustix::io::read(&sockets[i].0, &mut buf) {
+                    Ok(n) if n > 0 => bytes += n as u64,
+                    _ => break,
+                }
+            }
+            let mut out = &counts_out;
+            exit(out.write_all(&(bytes / SIZE as u64).to_le_bytes()).is_err());
+        }
+        if fork() == 0 {
+            let buf = [0u8; SIZE];
+            loop {
+                for socket in &sockets {
+                    if rustix::io::write(&socket.1, &buf).is_err() {
+                        exit(true);
+                    }
+                }
+            }
+        }
+    }
+    drop(counts_out);
+    let mut sum = 0;
+    for _ in 0..sockets.len() {
+        let mut count = [0; 8];
+        if counts_in.read_exact(&mut count).is_ok() {
+            sum += u64::from_le_bytes(count);
+        }
+    }
+    sum
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What shares.h has, with names for Rust. */
+#include <stdbool.h>
+
+typedef unsigned long long u64;
+typedef long long s64;
+
+#include "shares.h"
+
+u64 shares_inverse_below(u64 inverse, u64 total, u64 weight)
+{
+	return inverse_below(inverse, total, weight);
+}
+
+u64 shares_inverse_above(u64 inverse, u64 total, u64 weight)
+{
+	return inverse_above(inverse, total, weight);
+}
+
+u64 shares_virtual(u64 ns, u64 inverse)
+{
+	return virtual(ns, inverse);
+}
+
+u64 shares_later(u64 a, u64 b)
+{
+	return later(a, b);
+}
+
+bool shares_before(u64 a, u64 b)
+{
+	return before(a, b);
+}
