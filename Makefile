@@ -6,7 +6,7 @@ CACHE := $(or $(AGENTCG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentcg)
 VENV := $(CACHE)/venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo test lint bench wheel vm header clean
+.PHONY: help setup build install demo test lint bench wheel kernel vm header clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -35,6 +35,9 @@ bench: build ## measure beside the alternatives, in the guest and on this host
 
 wheel: setup ## make the Python wheel that runs anywhere, in target/wheels
 	@scripts/wheel.sh
+
+kernel: setup ## build the test kernel with memcg_bpf_ops, for the lab; make test does it too (10 minutes, once)
+	@tests/vm/lab.py fetch memcg
 
 vm: setup ## run CMD under KERNEL, for people: make vm KERNEL=7.3 CMD='uname -r'
 	@tests/vm/lab.py run --kernel "$(KERNEL)" --timeout 600 -- '$(CMD)'

@@ -25,6 +25,8 @@ packages=(
   libbpf-tools
   # the lab: other kernels in emulated machines
   qemu-system-x86 busybox-static zstd debian-archive-keyring
+  # its own kernel, besides what stands above
+  bc pahole patch xz-utils
 )
 
 say() { echo "setup: $*"; }

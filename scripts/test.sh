@@ -80,6 +80,9 @@ bindings() {
       -k "not (test_run or test_integrations or walk_through) or oom or limits or auto_learns or (pytest_plugin and not asked_for and not cannot_be)"'
 }
 
+# The kernel with memcg_bpf_ops: built once, then cached by its content. Debian's know none.
+kernel() { tests/vm/lab.py fetch memcg; }
+
 kernels() {
   local program kernel bad=0 files=()
   program=$(cargo test -p agentcg-kernel-tests --no-run --message-format=json 2>/dev/null |

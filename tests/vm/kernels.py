@@ -3,7 +3,7 @@
 | name              | from                                                       |
 |-------------------|------------------------------------------------------------|
 | 7.3, 6.18, ...    | a Debian package, unpacked below the cache, not installed  |
-| memcg             | our own build; AGENTCG_MEMCG_KERNEL or the cache           |
+| memcg             | our own build, see memcg.py; AGENTCG_MEMCG_KERNEL          |
 | a path            | any bzImage or ELF vmlinux                                 |
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import re
 import struct
 import subprocess
@@ -20,6 +19,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import memcg
 from archive import Archive
 from cache import LabError, cache_dir, locked, publishing
 
@@ -67,14 +67,11 @@ class Kernel:
 
 
 def find(name: str) -> Kernel:
-    """The kernel called `name`, fetched when it is not cached."""
+    """The kernel called `name`, fetched or built when it is not cached."""
     if name in STOCK:
         return _stock(name, _unpacked(name))
     if name == MEMCG:
-        image = memcg_image()
-        if not image.is_file():
-            raise LabError(f"kernel {MEMCG} is not built: no {image}; AGENTCG_MEMCG_KERNEL may name another")
-        return Kernel(name, _bootable(image))
+        return Kernel(name, _bootable(memcg.image()))
     path = Path(name)
     if path.is_file():
         return Kernel(path.name, _bootable(path.absolute()))
@@ -84,15 +81,9 @@ def find(name: str) -> Kernel:
 def cached(name: str) -> str | None:
     """What is cached for `name` (packages or an image), or None."""
     if name == MEMCG:
-        return str(memcg_image()) if memcg_image().is_file() else None
+        return memcg.cached()
     stamp = _directory(name) / "packages"
     return stamp.read_text().strip() if stamp.exists() else None
-
-
-def memcg_image() -> Path:
-    """Where our own kernel with memcg_bpf_ops is expected."""
-    own = os.environ.get("AGENTCG_MEMCG_KERNEL")
-    return Path(own).absolute() if own else _directory(MEMCG) / "bzImage"
 
 
 def _directory(name: str) -> Path:
