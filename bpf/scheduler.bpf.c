@@ -38,6 +38,8 @@ char _license[] SEC("license") = "GPL";
 #define SELF_WEIGHT 100
 /* What a cgroup that cannot use its share (one task on two CPUs) may claim later is bounded too. */
 #define MAX_LAG 20
+/* What a cgroup with all below it may have got less, and have more later. */
+#define MAX_CREDIT 5
 /* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
 #define MAX_TURNS 20
 
@@ -95,12 +97,12 @@ struct {
 struct task_ctx {
 	u64 cgroup;
 	u64 run_at;  /* 0 when not running */
-	u64 inverse; /* of the share at the time of the charge */
+	u64 inverse; /* of the share when last charged or settled */
 	u64 start;   /* virtual time at which what was granted last begins */
 	u64 charged; /* virtual time granted and not yet used or given back */
 	u64 held;    /* the throttled cgroup that holds it back; 0: none */
 	u64 waits;   /* since when it has not run */
-	u64 used;    /* in its last turn; 0 once it slept */
+	u64 used;    /* since it was put on the CPU, or last asked to go on */
 	u32 weight;  /* by its nice value; 0 when not runnable */
 	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
 	bool touch;  /* may run for an instant although it is held back */
@@ -204,7 +206,7 @@ __noinline int serve(u64 id, u64 inverse, u64 used)
 	bpf_for(i, 0, MAX_DEPTH)
 	{
 		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
-		u64 least = vtime_now - cfg.slice_ns;
+		u64 least = vtime_now - MAX_CREDIT * cfg.slice_ns;
 
 		if (!cg || !cg->parent)
 			break;
@@ -668,17 +670,23 @@ static u64 slice_within(struct task_ctx *tc)
 	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
 }
 
-/* Gives back what a task was granted and did not use, and charges what it used beyond. */
+/*
+ * Gives back what a task was granted and charges what it used: by the share that its cgroup has
+ * now, for that of the time of the grant may be long past.
+ */
 static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 {
-	u64 owed = virtual(used, tc->inverse) - tc->charged;
+	u64 owed = -tc->charged;
 
+	if (used) {
+		tc->inverse = inverse_share(tc->cgroup);
+		owed += virtual(used, tc->inverse);
+		serve(tc->cgroup, tc->inverse, used);
+	}
 	bpf_spin_lock(&cg->lock);
 	cg->finish += owed;
 	bpf_spin_unlock(&cg->lock);
 	tc->charged = 0;
-	if (used)
-		serve(tc->cgroup, tc->inverse, used);
 }
 
 /* Where the next slice of a cgroup starts in virtual time. */
@@ -745,7 +753,7 @@ static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched
 	u64 used = tc->run_at && before(tc->run_at, now) ? now - tc->run_at : 0;
 
 	tc->run_at = goes_on ? now : 0;
-	tc->used = used;
+	tc->used += used;
 	if (cg) {
 		__sync_fetch_and_add(&cg->own.run_ns, used);
 		if (!settings_reported())
@@ -925,6 +933,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 		return;
 	slice = slice_within(tc);
 	charge(tc, cg, slice);
+	tc->used = 0;
 	note_place(cpu, place);
 	if (before(vtime_now, start))
 		vtime_now = start;
@@ -959,6 +968,7 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	if (!tc)
 		return;
 	tc->run_at = scx_bpf_now();
+	tc->used = 0;
 	unhold(tc);
 	if (tc->touch) {
 		tc->touch = false;
@@ -1186,6 +1196,8 @@ void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 
 void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 {
+	/* Nobody is displaced there. */
+	note_place(cpu, 0);
 }
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)

@@ -4,9 +4,9 @@
 #ifndef AGENTCG_SHARES_H
 #define AGENTCG_SHARES_H
 
-/* Inverse shares have 10 fractional bits; the cap keeps slice * inverse below 2^63. */
+/* Inverse shares have 10 fractional bits; the cap keeps a second * inverse below 2^63. */
 #define ONE (1ULL << 10)
-#define MAX_INVERSE (1ULL << 36)
+#define MAX_INVERSE (1ULL << 32)
 
 /* Virtual time wraps. */
 static inline bool before(u64 a, u64 b)

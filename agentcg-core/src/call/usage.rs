@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::cgroup::{Cgroup, CpuStat, IoStat, MemoryEvents, Pressure, pids_events};
+use crate::scheduler::attached_scheduler;
 
 /// What the kernel says that a cgroup used, its descendants included. What this kernel, or this
 /// cgroup, does not count is `None`, with the reason in [`unavailable`](Self::unavailable).
@@ -161,6 +162,13 @@ impl Usage {
                 self.cpu_throttled_us = cpu.throttled_usec;
                 if cpu.throttled_usec.is_none() {
                     self.unavailable.insert("cpu_throttled_us", no_controller("cpu"));
+                } else if cpu.throttled_usec == Some(0)
+                    && let Some(name) = attached_scheduler()
+                {
+                    // cpu.stat counts what the kernel's own scheduler throttles.
+                    self.cpu_throttled_us = None;
+                    let why = format!("the sched_ext scheduler {name} enforces cpu.max");
+                    self.unavailable.insert("cpu_throttled_us", why);
                 }
             }
             Err(e) => {
