@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    for part in ["process", "scheduler"] {
+    for part in ["memory", "process", "scheduler"] {
         let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("bpf");
         let file = |end: &str| source.join(format!("{part}{end}")).display().to_string();
         let out = env::var("OUT_DIR").unwrap();

@@ -1,4 +1,4 @@
-//! What both BPF objects need: their generated bindings, the memory they live in, their errors.
+//! What the BPF objects need: their generated bindings, the memory they live in, their errors.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -27,6 +27,7 @@ macro_rules! generated {
     };
 }
 
+generated!(memory, "memory_intf.rs", "memory_skel.rs");
 generated!(process, "process_intf.rs", "process_skel.rs");
 generated!(scheduler, "scheduler_intf.rs", "scheduler_skel.rs");
 

@@ -78,7 +78,10 @@ pub use hint::{Bounds, Hint, HintClasses, MemoryHint, Resolved};
 pub use history::{CommandKey, History, Run};
 pub use inspect::{CallView, SessionView, inspect};
 pub use limits::{IoMax, Limits};
-pub use memory::{MemcgConfig, MemoryBackend, MemoryProtection, MemoryStats, ProtectionWindow};
+pub use memory::{
+    MemcgConfig, MemoryBackend, MemoryProtection, MemoryRole, MemorySessionStats, MemoryStats,
+    ProtectionWindow, StuckAction, StuckCgroup,
+};
 pub use probe::{Backends, Capabilities, Capability, SchedulerBackend};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use scheduler::{

@@ -7,6 +7,7 @@
 //! | `calls` | `std::process` |
 //! | `bindings` | C and Go beside the library itself |
 //! | `wrappers` | the command itself, a shell script, `systemd-run`, BenchExec's `runexec` |
+//! | `memory` | no protection, a static `memory.low`, a fixed delay |
 //! | `storm` | nothing: all verdicts must be right, and nothing may be left |
 //!
 //! Absolute times mean little on a shared machine: look at the ratios. `benches/run.sh` runs the
@@ -17,6 +18,7 @@
 mod bindings;
 mod calls;
 mod events;
+mod memory;
 mod scheduler;
 mod storm;
 mod wrappers;
@@ -81,6 +83,16 @@ enum What {
         #[arg(long, default_value_t = 32)]
         at_once: u32,
     },
+    /// Memory protection beside the alternatives; in a guest with little memory, and swap
+    Memory(memory::Args),
+    /// A process of the case that is measured
+    #[command(hide = true)]
+    MemoryWorker {
+        /// What to do
+        job: String,
+        /// Where to say how it went
+        record: std::path::PathBuf,
+    },
     /// The load of `scheduler`
     #[command(hide = true)]
     Job { name: String, count: usize },
@@ -88,7 +100,7 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Job { .. }) {
+    if !matches!(what, What::Job { .. } | What::MemoryWorker { .. }) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
@@ -101,6 +113,8 @@ fn main() -> anyhow::Result<()> {
             bindings::run(&directory, rounds, processes)
         }
         What::Wrappers { rounds } => wrappers::measure(rounds),
+        What::Memory(args) => memory::run(&args),
+        What::MemoryWorker { job, record } => memory::work(&job, &record),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
         What::Job { name, count } => scheduler::job(&name, count),
     }

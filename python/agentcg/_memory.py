@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from agentcg._handle import Handle
@@ -35,7 +35,7 @@ class MemoryStats:
     stalls: int
     """Stalls reported by the kernel that counted."""
     ignored: int
-    """Stalls below the threshold."""
+    """Stalls that came from the cgroup's own limit."""
     windows: int
     """Windows opened."""
     protected_ms: int
@@ -64,7 +64,7 @@ class MemoryProtection(Handle):
         """Say what it has done so far."""
         stats = json.loads(self._native.stats())
         stats["recent"] = tuple(ProtectionWindow(**w) for w in stats["recent"])
-        return MemoryStats(**stats)
+        return MemoryStats(**{field.name: stats[field.name] for field in fields(MemoryStats)})
 
     def close(self) -> None:
         """End it; doing so again does nothing."""

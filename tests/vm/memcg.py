@@ -25,7 +25,7 @@ PATCH = HERE / "memcg_bpf_ops.patch"
 CONFIG = HERE / "config"
 PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "patch", "pahole")
 # Other processors' code is half of the source.
-ARCHITECTURES = "alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc powerpc riscv s390"
+OTHERS = "alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc powerpc riscv s390"
 
 
 def directory() -> Path:
@@ -79,21 +79,23 @@ def _build(built: Path) -> None:
 def _prepare(tree: Path, log: int) -> None:
     """Unpack, patch and configure; a tree that exists is complete up to its .config."""
     with publishing(tree) as draft:
-        Archive(SUITE).unpack(PACKAGE, draft)
-        source = draft / "usr/src" / f"{PACKAGE}.tar.xz"
-        skip = [f"--exclude={PACKAGE}/arch/{name}" for name in ARCHITECTURES.split()]
+        package = draft / "package"
+        package.mkdir()
+        Archive(SUITE).unpack(PACKAGE, package)
+        source = package / "usr/src" / f"{PACKAGE}.tar.xz"
+        skip = [f"--exclude={PACKAGE}/arch/{name}" for name in OTHERS.split()]
         _run(["tar", "-xf", str(source), "--strip-components=1", *skip], draft, log)
-        shutil.rmtree(draft / "usr")
+        shutil.rmtree(package)
         _run(["patch", "-p1", "--fuzz=0", "-i", str(PATCH)], draft, log)
         _make(draft, log, "tinyconfig")
         wanted = CONFIG.read_text()
         with (draft / ".config").open("a") as config:
             config.write(wanted)
         _make(draft, log, "olddefconfig")
-        _check(wanted, (draft / ".config").read_text())
+        check(wanted, (draft / ".config").read_text())
 
 
-def _check(wanted: str, config: str) -> None:
+def check(wanted: str, config: str) -> None:
     """Complain of options that the kernel's build did not take over."""
     have = set(config.splitlines())
     for line in re.findall(r"^CONFIG_\w+=.*", wanted, re.MULTILINE):
@@ -113,6 +115,6 @@ def _run(command: list[str], directory: Path, log: int) -> None:
         command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
     )
     if done.returncode != 0:
-        path = os.readlink(f"/proc/self/fd/{log}")
-        tail = "\n".join(Path(path).read_text(errors="replace").splitlines()[-30:])
+        path = Path(f"/proc/self/fd/{log}").readlink()
+        tail = "\n".join(path.read_text(errors="replace").splitlines()[-30:])
         raise LabError(f"building the kernel memcg failed: {' '.join(command)}\n{tail}\nthe whole log: {path}")

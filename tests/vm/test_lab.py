@@ -21,6 +21,7 @@ import cache
 import guest
 import kernels
 import libtest
+import memcg
 import report
 
 LAB = Path(__file__).with_name("lab.py")
@@ -348,3 +349,24 @@ def test_summary_fails_with_a_kernel(tmp_path: Path) -> None:
     done = lab("summary", bad)
     assert done.returncode == 1
     assert done.stdout.endswith("1 passed, 1 failed, 0 skipped\n")
+
+
+# -- the kernel memcg ----------------------------------------------------------------------------------------------
+
+
+def test_memcg_kernel_is_named_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = memcg.directory()
+    copy = tmp_path / "config"
+    copy.write_bytes(memcg.CONFIG.read_bytes())
+    monkeypatch.setattr(memcg, "CONFIG", copy)
+    assert memcg.directory() == before
+    copy.write_text("CONFIG_SWAP=y\n")
+    assert memcg.directory() != before
+
+
+def test_memcg_configuration_has_to_hold() -> None:
+    memcg.check("# a comment\nCONFIG_SWAP=y\nCONFIG_NET=n\n", "CONFIG_SWAP=y\n# CONFIG_NET is not set\n")
+    with pytest.raises(cache.LabError, match="CONFIG_SWAP=y does not hold"):
+        memcg.check("CONFIG_SWAP=y\n", "# CONFIG_SWAP is not set\n")
+    with pytest.raises(cache.LabError, match="CONFIG_NET=n does not hold"):
+        memcg.check("CONFIG_NET=n\n", "CONFIG_NET=y\n")

@@ -57,6 +57,19 @@ impl Claim {
         }
     }
 
+    /// Is the file changed, and not put back yet?
+    pub(crate) fn is_changed(&self, file: &str) -> Result<bool> {
+        has_attribute(&self.cgroup, &format!("{SAVED}{file}"))
+    }
+
+    /// Puts one file back, if it is changed.
+    pub(crate) fn restore_one(&self, file: &str) -> Result<()> {
+        if self.is_changed(file)? {
+            restore_file(&self.cgroup, file, &format!("{SAVED}{file}"))?;
+        }
+        Ok(())
+    }
+
     /// Puts every changed file back; those that fail are tried again at drop and by the next start.
     pub(crate) fn restore(&self) -> Result<()> {
         restore(&self.cgroup).map(drop)

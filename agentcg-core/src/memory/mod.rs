@@ -4,34 +4,59 @@
 //! | file | subject |
 //! |---|---|
 //! | `mod.rs` | [`MemcgConfig`], [`MemoryProtection`], the choice of the backend |
-//! | `cgroup_backend.rs` | the backend for every cgroup v2 kernel: PSI triggers, `memory.low`, `memory.high` |
+//! | `policy.rs` | how long a session is protected, and what is a low one's part; knows no kernel |
+//! | `watch.rs` | the thread: what it waits for, and what it does when |
+//! | `session.rs` | one cgroup: its files, its notifications, what was changed |
+//! | `ancestors.rs` | protection granted by the cgroups above |
+//! | `room.rs` | how much memory is free |
+//! | `reclaim.rs` | `memory.reclaim` |
+//! | `hooks.rs` | the BPF programs: tracepoints of reclaim, the hooks of `memcg_bpf_ops` |
+//! | `stuck.rs` | cgroups that stand still above their `memory.high` |
+//! | `stats.rs` | [`MemoryStats`] |
 
-mod cgroup_backend;
+mod ancestors;
+mod hooks;
+mod policy;
+mod reclaim;
+mod room;
+mod session;
+mod stats;
+mod stuck;
+mod watch;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Claim};
 use crate::{Error, ErrorKind, Result};
 
-use cgroup_backend::Watch;
+use hooks::Hooks;
+pub use stats::{
+    MemoryRole, MemorySessionStats, MemoryStats, ProtectionWindow, StuckAction, StuckCgroup,
+};
+use watch::{Ask, Command, Watch};
+
+/// Stalling for 5 % of the shortest window that PSI has makes a high cgroup count as hurting.
+const STALL: Duration = Duration::from_millis(25);
+const PSI_WINDOW: Duration = Duration::from_millis(500);
 
 /// The mechanism behind [`MemoryProtection`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryBackend {
-    /// The best one that there is: today always `cgroup`.
+    /// `memcg_bpf_ops` where the kernel has it, else `cgroup`.
     #[default]
     Auto,
-    /// BPF hooks in the kernel's memory controller.
+    /// BPF hooks in the kernel's memory controller, in no released kernel yet.
     MemcgBpfOps,
-    /// PSI triggers and the cgroup v2 files.
+    /// The cgroup v2 files.
     Cgroup,
 }
 
@@ -55,19 +80,30 @@ pub struct MemcgConfig {
     pub high: Vec<PathBuf>,
     /// The cgroups to hold back while a high one stalls.
     pub low: Vec<PathBuf>,
-    /// How long an allocation of a low one may be delayed; zero leaves them alone. The `cgroup`
-    /// backend sets `memory.high` in place of it, and the kernel chooses the delay (up to 2 s).
+    /// The longest delay of an allocation batch (256 KiB) of a low one that has a quarter more than
+    /// its part; less above the part in proportion, none below. Zero leaves the low ones alone. The
+    /// `cgroup` backend sets `memory.high` in place of it, and the kernel chooses the delay (up to
+    /// 2 s). Default 50 ms.
     pub delay: Duration,
-    /// A stall counts only when the high cgroup also had at least this many major faults and
-    /// refaults since the last one; 0 (the default): every stall counts.
+    /// So many page faults a second of a high cgroup count as a stall while memory is short. 0, the
+    /// default: faults do not count. Needs kernel 6.16 (tracepoint `memcg:count_memcg_events`).
     pub threshold: u64,
     /// Protect with `memory.low`, which reclaim honours while it can; default yes.
     pub below_low: bool,
     /// Protect with `memory.min`, which reclaim always honours; default no, for it can push the
     /// machine to kill the others.
     pub below_min: bool,
-    /// How long the protection lasts after the last stall; 100 ms to 60 s, default 1 s.
+    /// How long the protection lasts after the last stall; 100 ms to 60 s, default 1 s. It grows, up
+    /// to 32 times, while the cgroup stalls again as soon as the protection ends.
     pub window: Duration,
+    /// Freeze low cgroups for 200 ms of each 600 when a high one goes on stalling in spite of
+    /// everything else; default yes.
+    pub freeze: bool,
+    /// A cgroup that meets its `memory.high` for so long without progress is stuck; at least 1 s,
+    /// default 10 s.
+    pub stuck_after: Duration,
+    /// What is done then, besides telling; default nothing.
+    pub when_stuck: StuckAction,
     /// The mechanism; default the best there is.
     pub backend: MemoryBackend,
 }
@@ -82,6 +118,9 @@ impl Default for MemcgConfig {
             below_low: true,
             below_min: false,
             window: Duration::from_secs(1),
+            freeze: true,
+            stuck_after: Duration::from_secs(10),
+            when_stuck: StuckAction::Report,
             backend: MemoryBackend::Auto,
         }
     }
@@ -98,69 +137,46 @@ impl MemcgConfig {
         if self.delay > Duration::from_secs(2) {
             return Err(Error::invalid("delay", self.delay, "the kernel allows 2 s at most"));
         }
+        if self.stuck_after < Duration::from_secs(1) {
+            return Err(Error::invalid(
+                "time until stuck",
+                self.stuck_after,
+                "expected 1 s or more",
+            ));
+        }
         for (i, a) in self.high.iter().enumerate() {
-            let others = self.low.iter().chain(&self.high[i + 1..]);
-            if let Some(b) = others.clone().find(|b| a.starts_with(b) || b.starts_with(a)) {
-                return Err(Error::invalid(
-                    "cgroups",
-                    (a, b),
-                    "one contains the other; high and low must not overlap",
-                ));
+            for b in self.low.iter().chain(&self.high[i + 1..]) {
+                apart(a, b, true)?;
             }
         }
         Ok(())
     }
 }
 
-/// A time during which the high cgroups were protected.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ProtectionWindow {
-    /// When the first stall was reported; RFC 3339 in JSON.
-    #[serde(serialize_with = "rfc3339")]
-    pub started_at: SystemTime,
-    /// How long it lasted; up to now for the one that is open. `duration_ms` in JSON.
-    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
-    pub duration: Duration,
-    /// The cgroup whose stall opened it.
-    pub because_of: PathBuf,
-    /// Stalls within it.
-    pub stalls: u64,
-}
-
-fn rfc3339<S: serde::Serializer>(at: &SystemTime, s: S) -> std::result::Result<S::Ok, S::Error> {
-    s.collect_str(&humantime::format_rfc3339_millis(*at))
-}
-
-fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> std::result::Result<S::Ok, S::Error> {
-    s.serialize_u64(d.as_millis() as u64)
-}
-
-/// What the protection has done so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct MemoryStats {
-    /// A window is open now.
-    pub active: bool,
-    /// Stalls reported by the kernel that counted.
-    pub stalls: u64,
-    /// Stalls below the threshold.
-    pub ignored: u64,
-    /// Windows opened.
-    pub windows: u64,
-    /// The time protected, ms.
-    pub protected_ms: u64,
-    /// The last windows, at most 1000.
-    pub recent: Vec<ProtectionWindow>,
+/// Low cgroups may contain each other; a high one contains no other, and is in none.
+fn apart(a: &Path, b: &Path, one_is_high: bool) -> Result<()> {
+    let nested = a.starts_with(b) || b.starts_with(a);
+    if (one_is_high && nested) || a == b {
+        return Err(Error::invalid(
+            "cgroups",
+            (a, b),
+            "one contains the other; high and low must not overlap",
+        ));
+    }
+    Ok(())
 }
 
 /// Running protection; dropping it ends it and puts back every value that it changed.
 ///
-/// One thread sleeps in `poll` until the kernel reports a stall or a window ends.
+/// One thread sleeps in `poll` until the kernel tells of a stall or a window ends.
 #[derive(Debug)]
 #[must_use = "dropping the protection ends it"]
 pub struct MemoryProtection {
-    stop: Arc<OwnedFd>,
+    ask: Option<Sender<Ask>>,
+    wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<MemoryStats>>,
+    backend: MemoryBackend,
     /// A forked child has no such thread, and must not end its parent's.
     process: u32,
 }
@@ -171,36 +187,96 @@ impl MemoryProtection {
     ///
     /// # Errors
     /// `InvalidInput` for overlapping or bad options and for what is no cgroup; `NotFound`;
-    /// `Unsupported` without memory controller or PSI, and for [`MemoryBackend::MemcgBpfOps`];
-    /// `Busy` when another process protects one of the cgroups.
+    /// `Unsupported` without memory controller or PSI, for [`MemoryBackend::MemcgBpfOps`] on a kernel
+    /// without it, and for a threshold on one without the tracepoint; `Busy` when another process
+    /// protects one of the cgroups, or has attached such hooks to it, above or below.
     pub fn attach(config: MemcgConfig) -> Result<Self> {
         config.check()?;
-        if config.backend == MemoryBackend::MemcgBpfOps {
+        let revision = crate::probe::memcg_bpf_ops_revision();
+        if config.backend == MemoryBackend::MemcgBpfOps && revision.is_none() {
             return Err(memcg_bpf_ops_missing());
         }
         for path in config.high.iter().chain(&config.low) {
             require_memory_controller(&Cgroup::open(path)?)?;
         }
-        let stats = Arc::new(Mutex::new(MemoryStats::default()));
-        let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
+        if config.threshold > 0 {
+            hooks::require_fault_events()?;
+        }
+        let revision = revision.filter(|_| config.backend != MemoryBackend::Cgroup);
+        let (hooks, backend) = match Hooks::load(&config, revision) {
+            Ok(hooks) if revision.is_some() => (Some(hooks), MemoryBackend::MemcgBpfOps),
+            Ok(hooks) => (Some(hooks), MemoryBackend::Cgroup),
+            // What was asked for has to work; PSI alone does for the rest.
+            Err(e) if config.backend == MemoryBackend::MemcgBpfOps || config.threshold > 0 => {
+                return Err(e);
+            }
+            Err(e) => {
+                tracing::info!("reclaim is seen through memory.pressure only: {e}");
+                (None, MemoryBackend::Cgroup)
+            }
+        };
+        let stats = Arc::new(Mutex::new(MemoryStats {
+            backend,
+            sees_reclaim: hooks.is_some(),
+            active: false,
+            stalls: 0,
+            ignored: 0,
+            windows: 0,
+            protected_ms: 0,
+            sessions: Vec::new(),
+            stuck: Vec::new(),
+            recent: Vec::new(),
+        }));
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
             .map(Arc::new)
             .map_err(|e| Error::os("create", "an eventfd", e))?;
-        let watch = Watch::new(config, stats.clone())?;
+        let (ask, asked) = channel();
+        let watch = Watch::new(config, backend, hooks, asked, stats.clone())?;
         let thread = {
-            let stop = stop.clone();
+            let wake = wake.clone();
             // Whoever started it hears its warnings too.
             let log = tracing::dispatcher::get_default(Clone::clone);
             std::thread::Builder::new()
                 .name("agentcg-memory".into())
-                .spawn(move || tracing::dispatcher::with_default(&log, || watch.run(&stop)))
+                .spawn(move || tracing::dispatcher::with_default(&log, || watch.run(&wake)))
                 .map_err(|e| Error::os("start a thread", "agentcg-memory", e))?
         };
-        Ok(Self { stop, thread: Some(thread), stats, process: std::process::id() })
+        let process = std::process::id();
+        Ok(Self { ask: Some(ask), wake, thread: Some(thread), stats, backend, process })
     }
 
     /// The mechanism in use.
     pub fn backend(&self) -> MemoryBackend {
-        MemoryBackend::Cgroup
+        self.backend
+    }
+
+    /// Takes one more cgroup up. One that is removed later is taken up again when it comes back.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach) for this cgroup; `NotFound` when the protection has ended.
+    pub fn add(&self, cgroup: impl Into<PathBuf>, role: MemoryRole) -> Result<()> {
+        self.ask(Command::Add(cgroup.into(), role))
+    }
+
+    /// Lets go of a cgroup; what was changed in it is put back.
+    ///
+    /// # Errors
+    /// `NotFound` when the protection does not have it, or has ended.
+    pub fn remove(&self, cgroup: impl Into<PathBuf>) -> Result<()> {
+        self.ask(Command::Remove(cgroup.into()))
+    }
+
+    fn ask(&self, command: Command) -> Result<()> {
+        let ended = || Error::new(ErrorKind::NotFound, "the memory protection has ended");
+        let (reply, answer) = sync_channel(1);
+        let ask = self.ask.as_ref().ok_or_else(ended)?;
+        ask.send((command, reply)).map_err(|_| ended())?;
+        self.wake();
+        answer.recv().map_err(|_| ended())?
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
     }
 
     /// What it has done so far.
@@ -214,7 +290,9 @@ impl Drop for MemoryProtection {
         if self.process != std::process::id() {
             return;
         }
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        // What the thread finds when it wakes.
+        self.ask = None;
+        self.wake();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -224,17 +302,18 @@ impl Drop for MemoryProtection {
 }
 
 fn memcg_bpf_ops_missing() -> Error {
-    match crate::probe::memcg_bpf_ops_revision() {
-        None => Error::unsupported(
-            "this kernel has no memcg_bpf_ops",
-            "no released kernel has it yet; use the backend cgroup",
-        ),
-        Some(revision) => Error::unsupported(
-            format!(
-                "this kernel has memcg_bpf_ops (revision {revision}), this version of agentcg does not use it"
-            ),
-            "use the backend cgroup",
-        ),
+    Error::unsupported(
+        "this kernel has no memcg_bpf_ops",
+        "no released kernel has it yet; use the backend cgroup",
+    )
+}
+
+/// Raises what a file holds. Never lowers what an administrator has set.
+fn raise(claim: &Claim, file: &str, bytes: u64) -> Result<()> {
+    let before: crate::Limit = claim.cgroup().read(file)?.parse()?;
+    match before.value() {
+        Some(v) if v < bytes => claim.change(file, &bytes.to_string()),
+        _ => Ok(()),
     }
 }
 
@@ -248,15 +327,6 @@ fn require_memory_controller(cgroup: &Cgroup) -> Result<()> {
         .at(cgroup.path())),
         Err(e) => Err(e),
     }
-}
-
-/// The ancestors of a cgroup, itself left out, that have a `memory.low`.
-fn protectable_ancestors(path: &Path) -> Vec<PathBuf> {
-    path.ancestors()
-        .skip(1)
-        .take_while(|p| p.join("memory.low").exists())
-        .map(Path::to_path_buf)
-        .collect()
 }
 
 #[cfg(test)]

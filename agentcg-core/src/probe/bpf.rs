@@ -158,10 +158,8 @@ fn revision(btf: &Btf<'_>) -> Option<u32> {
 
 fn memcg_bpf_ops(btf: Option<&Btf<'_>>) -> Capability {
     match btf.and_then(revision) {
-        Some(r) => Capability::yes(
-            "memcg_bpf_ops",
-            format!("revision {r}; this version of agentcg uses the backend cgroup"),
-        ),
+        Some(6) => Capability::yes("memcg_bpf_ops", "revision 3 to 6"),
+        Some(r) => Capability::yes("memcg_bpf_ops", format!("revision {r}")),
         None => Capability::no(
             "memcg_bpf_ops",
             "the kernel's BTF has no struct memcg_bpf_ops",

@@ -96,7 +96,13 @@ impl Capabilities {
             } else {
                 SchedulerBackend::Kernel
             },
-            memory: (has("memory_controller") && has("psi")).then_some(MemoryBackend::Cgroup),
+            memory: (has("memory_controller") && has("psi")).then_some(
+                if has("memcg_bpf_ops") && has("bpf_privilege") {
+                    MemoryBackend::MemcgBpfOps
+                } else {
+                    MemoryBackend::Cgroup
+                },
+            ),
             events: has("process_events"),
         };
         let uname = rustix::system::uname();

@@ -55,7 +55,7 @@ fn formats() -> Result<()> {
 fn lab_kernels() -> Result<()> {
     let json = doctor()?;
     let want = match std::env::var("AGENTCG_LAB").as_deref() {
-        Ok("7.3") => (true, true, true),
+        Ok("7.3" | "memcg") => (true, true, true),
         Ok("6.18") => (true, true, false),
         Ok("6.16") => (true, false, false),
         Ok("6.12") => (false, false, false),
@@ -90,7 +90,8 @@ fn lab_kernels() -> Result<()> {
         ensure!(supported(&json, name)?, "{name}");
     }
     ensure!(json["backends"]["scheduler"] == if want.0 { "sched_ext" } else { "kernel" });
-    ensure!(json["backends"]["memory"] == "cgroup");
+    let ops = supported(&json, "memcg_bpf_ops")?;
+    ensure!(json["backends"]["memory"] == if ops { "memcg_bpf_ops" } else { "cgroup" });
     Ok(())
 }
 

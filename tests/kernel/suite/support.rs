@@ -19,6 +19,8 @@ pub enum Need {
     Events,
     SchedExt,
     NoSchedExt,
+    MemcgOps,
+    NoMemcgOps,
     Psi,
     Swap,
     /// A machine of the kernel lab, which nobody else uses.
@@ -61,6 +63,8 @@ impl Machine {
             Need::Events => has("process_events"),
             Need::SchedExt => has("sched_ext"),
             Need::NoSchedExt => !has("sched_ext"),
+            Need::MemcgOps => has("memcg_bpf_ops"),
+            Need::NoMemcgOps => !has("memcg_bpf_ops"),
             Need::Psi => has("psi"),
             Need::Swap => {
                 std::fs::read_to_string("/proc/swaps").is_ok_and(|t| t.lines().count() > 1)

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agentcg_core::{MemcgConfig, MemoryProtection, Runtime, SessionConfig, Stdio};
+use agentcg_core::{MemcgConfig, MemoryBackend, MemoryProtection, Runtime, SessionConfig, Stdio};
 
 use crate::confined;
 
@@ -91,7 +91,8 @@ pub fn run(job: &str) -> ! {
         "forked" => report(confined::forked, arg),
         "harness" => harness(arg),
         "runtime" => hold_runtime(arg.into()),
-        "protect" => hold_protection(arg),
+        "protect" => hold_protection(arg, MemoryBackend::Cgroup),
+        "protect_by_hooks" => hold_protection(arg, MemoryBackend::MemcgBpfOps),
         other => panic!("no worker {other}"),
     }
     std::process::exit(0);
@@ -362,12 +363,13 @@ fn hold_runtime(root: PathBuf) {
 }
 
 /// `HIGH,LOW`: memory protection of one cgroup against another, with a long window; to be killed.
-fn hold_protection(paths: &str) {
+fn hold_protection(paths: &str, backend: MemoryBackend) {
     let (high, low) = paths.split_once(',').expect("two paths");
     let mut config = MemcgConfig::default();
     config.high = vec![high.into()];
     config.low = vec![low.into()];
     config.window = Duration::from_secs(60);
+    config.backend = backend;
     let _protection = MemoryProtection::attach(config).expect("protection");
     ready();
     wait();

@@ -1,0 +1,403 @@
+//! Memory protection beside the alternatives: every policy in one run, in a small guest.
+//!
+//! | case | what runs |
+//! |---|---|
+//! | `contention` | low touches 350 MB and loops, high loops over 250 MB, in 512 MB |
+//! | `idle` | the same, but high only holds its memory |
+//! | `traces` | recorded use of memory of three agents below one limit: one high, two low |
+//! | `sessions` | 20 low and 5 high sessions with random bursts |
+//! | `cost` | the first touch of 400 MB by one high cgroup, nothing else |
+
+mod fixed;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use agentcg_core::{
+    Capabilities, Cgroup, Controller, Limit, LimitFile, MemcgConfig, MemoryBackend,
+    MemoryProtection, mount_point,
+};
+use anyhow::{Context, Result};
+
+use fixed::FixedDelay;
+pub use worker::work;
+use worker::{Progress, Worker};
+
+const MB: u64 = 1_000_000;
+
+/// Options of the measurement.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The case: contention, idle, traces, sessions or cost
+    case: String,
+    /// Length of one measurement
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Where the recorded traces are
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
+    /// These policies only
+    #[arg(long, value_name = "NAME")]
+    policy: Vec<Policy>,
+}
+
+/// How high is protected against low.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Policy {
+    /// Not at all.
+    None,
+    /// `memory.low` of high is set once, by somebody who knows what it needs.
+    Static,
+    /// Each allocation batch of low is delayed by 50 ms.
+    Delay50,
+    /// Ours, backend `cgroup`.
+    Cgroup,
+    /// Ours, backend `memcg_bpf_ops`.
+    Ops,
+}
+
+impl Policy {
+    const ALL: [Policy; 5] =
+        [Policy::None, Policy::Static, Policy::Delay50, Policy::Cgroup, Policy::Ops];
+
+    fn name(self) -> &'static str {
+        match self {
+            Policy::None => "none",
+            Policy::Static => "static memory.low",
+            Policy::Delay50 => "fixed 50 ms delay",
+            Policy::Cgroup => "agentcg, cgroup",
+            Policy::Ops => "agentcg, memcg_bpf_ops",
+        }
+    }
+}
+
+/// What keeps a policy in force.
+enum Force {
+    Nothing,
+    Delay(#[expect(dead_code, reason = "held for its links")] FixedDelay),
+    Ours(MemoryProtection),
+}
+
+impl Force {
+    fn detail(&self) -> String {
+        let Force::Ours(protection) = self else { return String::new() };
+        let stats = protection.stats();
+        let sum = |of: fn(&agentcg_core::MemorySessionStats) -> u64| {
+            stats.sessions.iter().map(of).sum::<u64>()
+        };
+        format!(
+            "{} windows, {} stalls, {:.1} s; {} MB reclaimed, held {}, delayed {:.1} s, frozen {:.1} s",
+            stats.windows,
+            stats.stalls,
+            stats.recent.iter().map(|w| w.duration.as_secs_f64()).sum::<f64>(),
+            sum(|s| s.reclaimed) / MB,
+            sum(|s| s.held),
+            sum(|s| s.delay_ms) as f64 / 1e3,
+            sum(|s| s.frozen_ms) as f64 / 1e3,
+        )
+    }
+}
+
+/// The cgroups of one measurement, removed at its end.
+struct Place {
+    parent: Cgroup,
+    high: Vec<Cgroup>,
+    low: Vec<Cgroup>,
+}
+
+impl Place {
+    fn new(high: usize, low: usize, limit: Option<u64>) -> Result<Self> {
+        let top = Cgroup::open(mount_point()?)?;
+        top.enable(&[Controller::Memory])?;
+        let parent = top.create_child(&"agentcg-bench".parse()?)?;
+        parent.enable(&[Controller::Memory])?;
+        if let Some(limit) = limit {
+            parent.set_limit(LimitFile::MemoryMax, Limit::Value(limit))?;
+        }
+        let make = |role: &str, n| {
+            (0..n)
+                .map(|i| Ok(parent.create_child(&format!("{role}-{i}").parse()?)?))
+                .collect::<Result<Vec<_>>>()
+        };
+        let (high, low) = (make("high", high)?, make("low", low)?);
+        Ok(Self { parent, high, low })
+    }
+
+    /// Puts a policy in force; `need` is what the static one is told.
+    fn force(&self, policy: Policy, need: u64) -> Result<Force> {
+        let paths = |list: &[Cgroup]| list.iter().map(|c| c.path().to_path_buf()).collect();
+        let backend = match policy {
+            Policy::None => return Ok(Force::Nothing),
+            Policy::Static => {
+                let low = Limit::Value(need);
+                self.high.iter().try_for_each(|c| c.set_limit(LimitFile::MemoryLow, low))?;
+                let sum = Limit::Value(need * self.high.len() as u64);
+                self.parent.set_limit(LimitFile::MemoryLow, sum)?;
+                return Ok(Force::Nothing);
+            }
+            Policy::Delay50 => return Ok(Force::Delay(FixedDelay::attach(&self.low, 50)?)),
+            Policy::Cgroup => MemoryBackend::Cgroup,
+            Policy::Ops => MemoryBackend::MemcgBpfOps,
+        };
+        let mut config = MemcgConfig::default();
+        config.high = paths(&self.high);
+        config.low = paths(&self.low);
+        config.backend = backend;
+        Ok(Force::Ours(MemoryProtection::attach(config)?))
+    }
+
+    fn oom_kills(list: &[Cgroup]) -> Result<u64> {
+        Ok(list.iter().map(|c| Ok(c.memory_events()?.oom_kill)).sum::<Result<u64>>()?)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.parent.kill();
+        let _ = self.parent.wait_populated(false, Duration::from_secs(10));
+        if let Err(e) = self.parent.remove_tree() {
+            println!("left behind: {e}");
+        }
+    }
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let has_ops = Capabilities::probe().supports("memcg_bpf_ops");
+    let mut policies =
+        if args.policy.is_empty() { Policy::ALL.to_vec() } else { args.policy.clone() };
+    if !has_ops {
+        println!(
+            "this kernel has no memcg_bpf_ops: run it under the lab's kernel memcg for all policies"
+        );
+        policies.retain(|p| !matches!(p, Policy::Delay50 | Policy::Ops));
+    }
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    for key in ["MemTotal", "SwapTotal"] {
+        println!("{}", meminfo.lines().find(|l| l.starts_with(key)).unwrap_or_default());
+    }
+    match args.case.as_str() {
+        "contention" => contention(&policies, args.seconds),
+        "idle" => idle(&policies, args.seconds),
+        "traces" => traces(&policies, args.seconds, args.traces.as_deref()),
+        "sessions" => sessions(&policies, args.seconds),
+        "cost" => cost(&policies),
+        other => anyhow::bail!("no case {other}: contention, idle, traces, sessions or cost"),
+    }
+}
+
+/// Bytes a second between two looks.
+struct Rate(Instant, u64);
+
+impl Rate {
+    fn begin(worker: &Worker) -> Result<Self> {
+        Ok(Self(Instant::now(), worker.progress()?.bytes))
+    }
+
+    fn end(&self, worker: &Worker) -> Result<f64> {
+        let bytes = worker.progress()?.bytes.saturating_sub(self.1);
+        Ok(bytes as f64 / MB as f64 / self.0.elapsed().as_secs_f64())
+    }
+}
+
+/// Waits for the first touch of everything.
+fn touched(worker: &Worker, timeout: Duration) -> Result<Progress> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let progress = worker.progress()?;
+        if progress.touched_us > 0 || Instant::now() > deadline {
+            return Ok(progress);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const HIGH: u64 = 250 * MB;
+const LOW: u64 = 350 * MB;
+
+fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
+    let time = Duration::from_secs(seconds);
+    let alone = {
+        let place = Place::new(1, 0, None)?;
+        let mut high = Worker::start(&place.high[0], &format!("loop:{HIGH}"))?;
+        high.go();
+        touched(&high, time)?;
+        let rate = Rate::begin(&high)?;
+        std::thread::sleep(time / 2);
+        rate.end(&high)?
+    };
+    println!("\nhigh alone: {alone:.0} MB/s");
+    println!(
+        "{:<24} {:>10} {:>8} {:>10} {:>12} {:>6}",
+        "policy", "high MB/s", "of alone", "low MB/s", "low 1st pass", "killed"
+    );
+    for policy in policies {
+        let place = Place::new(1, 1, None)?;
+        let mut high = Worker::start(&place.high[0], &format!("loop:{HIGH}"))?;
+        let mut low = Worker::start(&place.low[0], &format!("loop:{LOW}"))?;
+        let force = place.force(*policy, HIGH * 6 / 5)?;
+        high.go();
+        touched(&high, time)?;
+        low.go();
+        let (h, l) = (Rate::begin(&high)?, Rate::begin(&low)?);
+        std::thread::sleep(time);
+        let (h, l) = (h.end(&high)?, l.end(&low)?);
+        let first = match touched(&low, Duration::from_secs(90))?.touched_us {
+            0 => "not in 90 s".to_owned(),
+            us => format!("{:.1} s", us as f64 / 1e6),
+        };
+        let killed = Place::oom_kills(&place.high)? + Place::oom_kills(&place.low)?;
+        println!(
+            "{:<24} {h:>10.0} {:>7.0}% {l:>10.0} {first:>12} {killed:>6}  {}",
+            policy.name(),
+            h / alone * 100.0,
+            force.detail()
+        );
+    }
+    Ok(())
+}
+
+fn idle(policies: &[Policy], seconds: u64) -> Result<()> {
+    let time = Duration::from_secs(seconds);
+    println!("\n{:<24} {:>10} {:>8}", "policy", "low MB/s", "of none");
+    let mut without = None;
+    for policy in policies {
+        let place = Place::new(1, 1, None)?;
+        let mut high = Worker::start(&place.high[0], &format!("hold:{HIGH}"))?;
+        let mut low = Worker::start(&place.low[0], &format!("loop:{LOW}"))?;
+        let force = place.force(*policy, HIGH * 6 / 5)?;
+        high.go();
+        touched(&high, time)?;
+        low.go();
+        // The start, in which high is pushed out, is part of it.
+        let rate = Rate::begin(&low)?;
+        std::thread::sleep(time);
+        let rate = rate.end(&low)?;
+        let of = *without.get_or_insert(rate);
+        let ratio = rate / of * 100.0;
+        println!("{:<24} {rate:>10.0} {ratio:>7.0}%  {}", policy.name(), force.detail());
+    }
+    Ok(())
+}
+
+const TRACES: [&str; 3] = [
+    "dask__dask-11628.claude-haiku.json",
+    "pre-commit__pre-commit-2524.claude-haiku.json",
+    "dask__dask-5510.local.json",
+];
+
+fn traces(policies: &[Policy], seconds: u64, directory: Option<&Path>) -> Result<()> {
+    let directory = directory.context("the case traces needs --traces DIR")?;
+    println!("\none high, two low, {seconds} s each when nothing hinders, 1100 MB for all");
+    println!(
+        "{:<24} {:>13} {:>10} {:>10} {:>8}",
+        "policy", "high p95 µs", "high s", "all s", "killed"
+    );
+    for policy in policies {
+        let place = Place::new(1, 2, Some(1100 * MB))?;
+        let mut workers = Vec::new();
+        for (cgroup, trace) in place.high.iter().chain(&place.low).zip(TRACES) {
+            let job = format!("replay:{seconds}:{}", directory.join(trace).display());
+            workers.push(Worker::start(cgroup, &job)?);
+        }
+        let force = place.force(*policy, 380 * MB)?;
+        workers.iter_mut().for_each(Worker::go);
+        let deadline = Instant::now() + Duration::from_secs(seconds * 4);
+        for worker in &mut workers {
+            worker.finish(deadline)?;
+        }
+        let done: Vec<_> = workers.iter().map(Worker::progress).collect::<Result<_>>()?;
+        let killed = Place::oom_kills(&place.high)? + Place::oom_kills(&place.low)?;
+        let time = |p: &Progress| match p.done_us {
+            0 => "not".to_owned(),
+            us => format!("{:.1}", us as f64 / 1e6),
+        };
+        let last = done.iter().max_by_key(|p| if p.done_us == 0 { u64::MAX } else { p.done_us });
+        println!(
+            "{:<24} {:>13} {:>10} {:>10} {killed:>8}  {}",
+            policy.name(),
+            done[0].p95_us,
+            time(&done[0]),
+            last.map(time).unwrap_or_default(),
+            force.detail()
+        );
+    }
+    Ok(())
+}
+
+fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
+    const HIGH: usize = 5;
+    const LOW: usize = 20;
+    // A burst takes about 0.7 s when nothing hinders.
+    let bursts = seconds * 10 / 7;
+    println!("\n{HIGH} high, {LOW} low, {bursts} bursts each");
+    println!(
+        "{:<24} {:>11} {:>14} {:>10} {:>8} {:>12}",
+        "policy", "high stall", "high killed", "low done", "killed", "all done in"
+    );
+    for policy in policies {
+        let place = Place::new(HIGH, LOW, None)?;
+        let mut workers = Vec::new();
+        for (i, cgroup) in place.high.iter().chain(&place.low).enumerate() {
+            workers.push(Worker::start(cgroup, &format!("bursts:{}:{bursts}:60", i + 1))?);
+        }
+        let force = place.force(*policy, 60 * MB)?;
+        let began = Instant::now();
+        let stalls = |c: &Cgroup| Ok::<_, anyhow::Error>(c.memory_pressure()?.some.total_usec);
+        workers.iter_mut().for_each(Worker::go);
+        let deadline = began + Duration::from_secs(seconds * 4);
+        let mut worst = 0.0_f64;
+        let (high, low) = workers.split_at_mut(HIGH);
+        for (worker, cgroup) in high.iter_mut().zip(&place.high) {
+            worker.finish(deadline)?;
+            let took = worker.progress()?.done_us.max(1) as f64;
+            worst = worst.max(stalls(cgroup)? as f64 / took);
+        }
+        let mut done = 0;
+        for worker in low {
+            done += usize::from(worker.finish(deadline)?);
+        }
+        println!(
+            "{:<24} {:>10.1}% {:>14} {:>10} {:>8} {:>10.1} s  {}",
+            policy.name(),
+            worst * 100.0,
+            Place::oom_kills(&place.high)?,
+            format!("{done}/{LOW}"),
+            Place::oom_kills(&place.low)?,
+            began.elapsed().as_secs_f64(),
+            force.detail()
+        );
+    }
+    Ok(())
+}
+
+fn cost(policies: &[Policy]) -> Result<()> {
+    const ROUNDS: usize = 9;
+    println!("\nfirst touch of 400 MB, {ROUNDS} times by turns: median, and the middle half");
+    let mut times = vec![Vec::new(); policies.len()];
+    for _ in 0..ROUNDS {
+        for (policy, times) in policies.iter().zip(&mut times) {
+            let place = Place::new(1, 1, None)?;
+            // What is measured is a low one: its hook is the more expensive.
+            let mut worker = Worker::start(&place.low[0], &format!("touch:{}", 400 * MB))?;
+            let _force = place.force(*policy, HIGH)?;
+            worker.go();
+            anyhow::ensure!(worker.finish(Instant::now() + Duration::from_secs(120))?, "killed");
+            times.push(worker.progress()?.done_us as f64 / 1e3);
+        }
+    }
+    let mut without = None;
+    for (policy, times) in policies.iter().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        let median = times[ROUNDS / 2];
+        let of = *without.get_or_insert(median);
+        println!(
+            "{:<24} {median:>8.1} ms  {:>7.1} to {:.1} ms  {:>+6.1}%",
+            policy.name(),
+            times[ROUNDS / 4],
+            times[ROUNDS * 3 / 4],
+            (median / of - 1.0) * 100.0
+        );
+    }
+    Ok(())
+}
