@@ -38,8 +38,6 @@ char _license[] SEC("license") = "GPL";
 #define SELF_WEIGHT 100
 /* What a cgroup that cannot use its share (one task on two CPUs) may claim later is bounded too. */
 #define MAX_LAG 20
-/* What a cgroup with all below it may have got less, and have more later. */
-#define MAX_CREDIT 5
 /* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
 #define MAX_TURNS 20
 
@@ -176,49 +174,15 @@ __noinline int give_weight_up(u64 id)
 }
 
 /*
- * How far a cgroup, or one that it is in, has been served: what was used by cgroups beside it,
- * which may be gone, counts too. Without this, a session that makes a new cgroup for each of its
- * calls would start afresh with each.
+ * Where a cgroup begins that has not run yet: where the last one beside it ended. Without this, a
+ * session that makes a new cgroup for each of its calls would start afresh with each.
  */
-__noinline u64 served(u64 id)
+static u64 inherited(struct sched_cgroup *cg)
 {
-	u64 latest = vtime_now - cfg.slice_ns;
-	u32 i;
+	struct sched_cgroup *parent = cg->parent ? cgroup_by_id(cg->parent) : NULL;
 
-	bpf_for(i, 0, MAX_DEPTH)
-	{
-		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
-
-		if (!cg || !cg->parent)
-			break;
-		latest = later(latest, cg->served);
-		id = cg->parent;
-	}
-	return latest;
-}
-
-/* Adds what a task used to how far its cgroup and all above have been served. */
-__noinline int serve(u64 id, u64 inverse, u64 used)
-{
-	u64 weight = SELF_WEIGHT;
-	u32 i;
-
-	bpf_for(i, 0, MAX_DEPTH)
-	{
-		struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
-		u64 least = vtime_now - MAX_CREDIT * cfg.slice_ns;
-
-		if (!cg || !cg->parent)
-			break;
-		/* From the share of what is below to that of the cgroup. */
-		inverse = inverse_above(inverse, cg->active_weight, weight);
-		if (before(cg->served, least))
-			cg->served = least;
-		__sync_fetch_and_add(&cg->served, virtual(used, inverse));
-		weight = weight_of(cg);
-		id = cg->parent;
-	}
-	return 0;
+	return parent && !cg->began ? later(parent->left, vtime_now - cfg.slice_ns)
+				    : vtime_now - cfg.slice_ns;
 }
 
 /*
@@ -264,10 +228,11 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 
 	if (!cg)
 		return;
-	least = cg->nr_runnable ? 0 : served(id);
+	least = inherited(cg);
 	bpf_spin_lock(&cg->lock);
-	if (!cg->nr_runnable && least)
+	if (!cg->nr_runnable)
 		cg->finish = later(cg->finish, least);
+	cg->began = 1;
 	cg->nr_runnable += change;
 	cg->task_weight += weight;
 	had = cg->self;
@@ -275,9 +240,14 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 	cg->active_weight += self;
 	cg->active_weight -= had;
 	cg->self = self;
+	least = cg->finish;
 	bpf_spin_unlock(&cg->lock);
-	if (self != had)
-		give_weight_up(cg->id);
+	if (self == had)
+		return;
+	give_weight_up(id);
+	cg = !self && cg->parent ? cgroup_by_id(cg->parent) : NULL;
+	if (cg)
+		cg->left = later(cg->left, least);
 }
 
 /* 1 / share, ONE being the whole machine. */
@@ -671,17 +641,16 @@ static u64 slice_within(struct task_ctx *tc)
 }
 
 /*
- * Gives back what a task was granted and charges what it used: by the share that its cgroup has
- * now, for that of the time of the grant may be long past.
+ * Gives back what a task was granted and charges what it used, by the mean of the shares that its
+ * cgroup had at the grant and has now.
  */
 static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 {
 	u64 owed = -tc->charged;
 
 	if (used) {
-		tc->inverse = inverse_share(tc->cgroup);
+		tc->inverse = (tc->inverse + inverse_share(tc->cgroup)) / 2;
 		owed += virtual(used, tc->inverse);
-		serve(tc->cgroup, tc->inverse, used);
 	}
 	bpf_spin_lock(&cg->lock);
 	cg->finish += owed;

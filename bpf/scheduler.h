@@ -48,7 +48,7 @@ struct sched_cgroup {
 	u64 parent;        /* id; 0 for the root */
 	u64 active_weight; /* of the active children, plus SELF_WEIGHT for its own runnable tasks */
 	u64 finish;        /* virtual time at which what was granted so far ends */
-	u64 served;        /* virtual time that it and all below have been served up to */
+	u64 left; /* virtual time at which the last child that has no task left was served */
 	struct bpf_timer timer; /* runs while tasks are held back here */
 	u64 group;              /* its struct task_group, for kernels that do not report cpu.max */
 	struct sched_limit max; /* as somebody has set it */
@@ -64,6 +64,7 @@ struct sched_cgroup {
 	u64 ranks;              /* rank is from the time of this generation of weights */
 	s32 rank;               /* of its tasks' wake-ups: 1 high, -1 low */
 	u32 idle;               /* cpu.idle */
+	u32 began;              /* a task of its own has run, or will soon */
 	u32 weight;             /* cpu.weight */
 	u32 given;              /* the part of the parent's active_weight that stems from here */
 	u32 self;               /* the part of active_weight that stems from its own tasks */

@@ -29,12 +29,6 @@ static inline u64 inverse_below(u64 inverse, u64 total, u64 weight)
 	return inverse > MAX_INVERSE ? MAX_INVERSE : inverse;
 }
 
-/* And the other way. */
-static inline u64 inverse_above(u64 inverse, u64 total, u64 weight)
-{
-	return total > weight ? inverse * weight / total : inverse;
-}
-
 /* What run time costs in virtual time. */
 static inline u64 virtual(u64 ns, u64 inverse)
 {

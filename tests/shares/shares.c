@@ -12,11 +12,6 @@ u64 shares_inverse_below(u64 inverse, u64 total, u64 weight)
 	return inverse_below(inverse, total, weight);
 }
 
-u64 shares_inverse_above(u64 inverse, u64 total, u64 weight)
-{
-	return inverse_above(inverse, total, weight);
-}
-
 u64 shares_virtual(u64 ns, u64 inverse)
 {
 	return virtual(ns, inverse);

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::query::ProgInfoIter;
 
-use super::load::{Group, Job};
+use super::load::{self, Group, Job};
 
 /// The cost of one decision with more and more active cgroups.
 pub(super) fn run(place: &Cgroup, time: Duration) -> Result<()> {
@@ -30,6 +30,7 @@ pub(super) fn run(place: &Cgroup, time: Duration) -> Result<()> {
         let before = total()?;
         std::thread::sleep(time.min(Duration::from_secs(5)));
         let after = total()?;
+        load::kill(&groups);
         let runs = (after.1 - before.1).max(1);
         let ns = (after.0 - before.0) as f64 / runs as f64;
         let first = first.get_or_insert(ns);

@@ -6,7 +6,7 @@ use agentcg_core::{Cgroup, Priority};
 use anyhow::Result;
 
 use super::Case;
-use super::load::{Group, Job};
+use super::load::{self, Group, Job};
 
 pub(super) const CASES: [Case; 5] = [
     Case {
@@ -64,6 +64,7 @@ fn beside(
     std::thread::sleep(Duration::from_millis(500));
     group.go()?;
     let mut delays = group.numbers()?;
+    load::kill(&others);
     delays.sort_unstable();
     let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize] as f64 / 1e6;
     Ok(format!("p50 {:.2} p99 {:.2} ms", at(0.5), at(0.99)))
@@ -73,5 +74,5 @@ fn rate(place: &Cgroup, job: Job) -> Result<String> {
     let mut group = Group::new(place, "messages", 100, job, 1)?;
     group.go()?;
     let sum: u64 = group.numbers()?.iter().sum();
-    Ok(format!("{:.0}/s", sum as f64 / super::load::LENGTH.as_secs_f64()))
+    Ok(format!("{:.0}/s", sum as f64 / load::LENGTH.as_secs_f64()))
 }

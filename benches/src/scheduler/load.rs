@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agentcg_core::Cgroup;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 /// Processes, and a cgroup, that are gone afterwards.
 pub struct Group {
@@ -53,11 +54,13 @@ impl Group {
         Ok(self.cgroup.cpu_stat()?.usage_usec as f64)
     }
 
-    /// The numbers that a job gives when it is done.
+    /// The numbers that a job gives when it is done; before them it says how many.
     pub fn numbers(&mut self) -> Result<Vec<u64>> {
-        let mut bytes = Vec::new();
-        self.helper.stdout.as_mut().context("no pipe")?.read_to_end(&mut bytes)?;
-        ensure!(!bytes.is_empty(), "a job gave no result");
+        let out = self.helper.stdout.as_mut().context("no pipe")?;
+        let mut count = [0; 8];
+        out.read_exact(&mut count).context("a job gave no result")?;
+        let mut bytes = vec![0; 8 * u64::from_le_bytes(count) as usize];
+        out.read_exact(&mut bytes)?;
         Ok(bytes
             .chunks_exact(8)
             .map(|b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])))
@@ -71,6 +74,13 @@ impl Group {
     fn read(&mut self, bytes: usize) -> Result<()> {
         let out = self.helper.stdout.as_mut().context("no pipe")?;
         Ok(out.read_exact(&mut vec![0; bytes])?)
+    }
+}
+
+/// Ends many at once: one after the other, each would wait for its turn among the rest.
+pub fn kill(groups: &[Group]) {
+    for group in groups {
+        let _ = group.cgroup.kill();
     }
 }
 
@@ -147,7 +157,10 @@ pub fn job(name: &str, count: usize) -> Result<()> {
             // SAFETY: this process has a copy of its own.
             unsafe { libc::close(begin.as_raw_fd()) };
             let _ = start.read(&mut [0]);
-            let result: Vec<u8> = job.run().into_iter().flat_map(u64::to_le_bytes).collect();
+            let numbers = job.run();
+            let count = numbers.len() as u64;
+            let result: Vec<u8> =
+                std::iter::once(count).chain(numbers).flat_map(u64::to_le_bytes).collect();
             let written =
                 std::io::stdout().write_all(&result).and_then(|()| std::io::stdout().flush());
             exit(written.is_err());
@@ -248,43 +261,42 @@ fn round_trips() -> u64 {
 fn messages() -> u64 {
     const PAIRS: usize = 10;
     const SIZE: usize = 100;
-    let Ok((mut counts_in, counts_out)) = std::io::pipe() else { return 0 };
+    let Some(count) = shared_counter() else { return 0 };
     let sockets: Vec<(OwnedFd, OwnedFd)> = (0..PAIRS)
         .filter_map(|_| std::os::unix::net::UnixStream::pair().ok())
         .map(|(a, b)| (a.into(), b.into()))
         .collect();
-    let began = Instant::now();
-    for i in 0..sockets.len() {
+    // All live until the group is killed.
+    for (receiver, _) in &sockets {
         if fork() == 0 {
             let mut buf = [0u8; 64 * SIZE];
-            let mut bytes = 0u64;
-            while began.elapsed() < LENGTH {
-                match rustix::io::read(&sockets[i].0, &mut buf) {
-                    Ok(n) if n > 0 => bytes += n as u64,
-                    _ => break,
-                }
+            while let Ok(n) = rustix::io::read(receiver, &mut buf) {
+                count.fetch_add(n as u64, Ordering::Relaxed);
             }
-            let mut out = &counts_out;
-            exit(out.write_all(&(bytes / SIZE as u64).to_le_bytes()).is_err());
+            exit(true);
         }
         if fork() == 0 {
             let buf = [0u8; SIZE];
             loop {
-                for socket in &sockets {
-                    if rustix::io::write(&socket.1, &buf).is_err() {
+                for (_, receiver) in &sockets {
+                    if rustix::io::write(receiver, &buf).is_err() {
                         exit(true);
                     }
                 }
             }
         }
     }
-    drop(counts_out);
-    let mut sum = 0;
-    for _ in 0..sockets.len() {
-        let mut count = [0; 8];
-        if counts_in.read_exact(&mut count).is_ok() {
-            sum += u64::from_le_bytes(count);
-        }
+    std::thread::sleep(LENGTH);
+    count.load(Ordering::Relaxed) / SIZE as u64
+}
+
+/// Memory that forked children share.
+fn shared_counter() -> Option<&'static AtomicU64> {
+    // SAFETY: new memory, a page of zeros, that is never unmapped.
+    unsafe {
+        let (read_write, shared) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let page = libc::mmap(std::ptr::null_mut(), 4096, read_write, shared, -1, 0);
+        (page != libc::MAP_FAILED).then(|| &*page.cast::<AtomicU64>())
     }
-    sum
 }

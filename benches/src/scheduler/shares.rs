@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Case;
-use super::load::{Group, Job};
+use super::load::{self, Group, Job};
 
 pub(super) const CASES: [Case; 9] = [
     Case {
@@ -139,6 +139,7 @@ fn many(place: &Cgroup, time: Duration) -> Result<String> {
             longest = longest.max(changed[i].elapsed());
         }
     }
+    load::kill(&groups);
     let got: Vec<f64> = last.iter().zip(first).map(|(a, b)| a - b).collect();
     let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
     Ok(format!("r {:.4}, longest gap {:.1} s", correlation(&got, &weights), longest.as_secs_f64()))

@@ -400,8 +400,8 @@ fn renewed() -> Result<()> {
     }
     let after = used()?;
     let ratio = (after[1] - before[1]) / (after[0] - before[0]);
-    // Somewhat less: to be moved off a CPU costs a turn.
-    ensure!((0.6..1.15).contains(&ratio), "{ratio:.2} after {n} cgroups");
+    // To be moved off a CPU costs a turn; who leaves a cgroup before the last does begins afresh.
+    ensure!((0.7..1.3).contains(&ratio), "{ratio:.2} after {n} cgroups");
     Ok(())
 }
 

@@ -13,7 +13,6 @@ const LAG: u64 = 20 * SLICE;
 mod c {
     unsafe extern "C" {
         pub(super) safe fn shares_inverse_below(inverse: u64, total: u64, weight: u64) -> u64;
-        pub(super) safe fn shares_inverse_above(inverse: u64, total: u64, weight: u64) -> u64;
         pub(super) safe fn shares_virtual(ns: u64, inverse: u64) -> u64;
         pub(super) safe fn shares_later(a: u64, b: u64) -> u64;
         pub(super) safe fn shares_before(a: u64, b: u64) -> bool;
@@ -127,15 +126,6 @@ proptest! {
         let capped = exact * ONE as f64 >= MAX_INVERSE as f64 * 0.99;
         let got = inverse as f64 / ONE as f64;
         prop_assert!(capped || (got / exact - 1.0).abs() < 0.01, "{got} for {exact}");
-    }
-
-    /// Up again is where it was.
-    #[test]
-    fn above_undoes_below(inverse in ONE..1 << 24, level in level()) {
-        let below = c::shares_inverse_below(inverse, level.total, level.weight);
-        let back = c::shares_inverse_above(below, level.total, level.weight);
-        prop_assume!(below < MAX_INVERSE);
-        prop_assert!(inverse.abs_diff(back) <= 1 + inverse / 500, "{inverse} became {back}");
     }
 
     /// Each leaf gets its share of the machine, to within some slices, whatever part of its slices
