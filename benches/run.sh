@@ -24,7 +24,7 @@ VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec
 "$bench" bindings target/bench
 # Memory protection needs a small guest; the lab's own kernel has all policies, and the traces of TRACES=DIR.
-memory() { tests/vm/lab.py run --kernel memcg --timeout 900 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
+memory() { tests/vm/lab.py run --kernel memcg --parallel --timeout 900 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
 memory contention --mem 512M --swap 1G
 memory idle --mem 512M --swap 1G
 [ -z "${TRACES:-}" ] || memory traces --mem 2G --swap 1G

@@ -99,7 +99,7 @@ pub struct MemcgConfig {
     /// Freeze low cgroups for 200 ms of each 600 when a high one goes on stalling in spite of
     /// everything else; default yes.
     pub freeze: bool,
-    /// A cgroup that meets its `memory.high` for so long without progress is stuck; at least 1 s,
+    /// A cgroup that meets its `memory.high` for so long without progress is stuck; at least 5 s,
     /// default 10 s.
     pub stuck_after: Duration,
     /// What is done then, besides telling; default nothing.
@@ -137,11 +137,12 @@ impl MemcgConfig {
         if self.delay > Duration::from_secs(2) {
             return Err(Error::invalid("delay", self.delay, "the kernel allows 2 s at most"));
         }
-        if self.stuck_after < Duration::from_secs(1) {
+        // The kernel's own delays last up to 2 s each.
+        if self.stuck_after < Duration::from_secs(5) {
             return Err(Error::invalid(
                 "time until stuck",
                 self.stuck_after,
-                "expected 1 s or more",
+                "expected 5 s or more",
             ));
         }
         for (i, a) in self.high.iter().enumerate() {

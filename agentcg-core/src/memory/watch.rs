@@ -61,6 +61,8 @@ pub(super) struct Watch {
     returns: OwnedFd,
     asked: Receiver<Ask>,
     stats: Arc<Mutex<MemoryStats>>,
+    /// Something may have been done to low cgroups since the last release.
+    holding: bool,
 }
 
 impl Watch {
@@ -76,8 +78,17 @@ impl Watch {
             inotify::init(flags).map_err(|e| Error::os("create", "an inotify instance", e))?;
         let reclaimer = if config.delay.is_zero() { None } else { Some(Reclaimer::start()?) };
         let (high, low) = (config.high.clone(), config.low.clone());
-        let mut watch =
-            Self { config, backend, sessions: Vec::new(), hooks, reclaimer, returns, asked, stats };
+        let mut watch = Self {
+            config,
+            backend,
+            sessions: Vec::new(),
+            hooks,
+            reclaimer,
+            returns,
+            asked,
+            stats,
+            holding: false,
+        };
         for path in high {
             watch.add(path, MemoryRole::High)?;
         }
@@ -149,7 +160,6 @@ impl Watch {
                 return Ok(false);
             }
             // The list has changed: what was ready tells of itself again.
-            self.publish();
             return Ok(true);
         }
         let now = Instant::now();
@@ -237,6 +247,8 @@ impl Watch {
                 Command::Add(path, role) => self.add(path, role),
                 Command::Remove(path) => self.remove(&path),
             };
+            // Whoever asked looks at the statistics next.
+            self.publish();
             let _ = reply.send(done);
         }
     }
@@ -373,6 +385,7 @@ impl Watch {
             }
             Hurt::Again => session.stalls += 1,
         }
+        self.holding = true;
         session.stats.stalls += 1;
         session.stats.active = true;
         let stalls = session.stalls;
@@ -511,6 +524,9 @@ impl Watch {
 
     /// Nobody hurts: the low ones get back what they had.
     fn release_low(&mut self) {
+        if !std::mem::take(&mut self.holding) {
+            return;
+        }
         if let Some(hooks) = &mut self.hooks {
             hooks.release();
         }

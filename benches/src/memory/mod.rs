@@ -59,7 +59,7 @@ enum Policy {
 
 impl Policy {
     const ALL: [Policy; 5] =
-        [Policy::None, Policy::Static, Policy::Delay50, Policy::Cgroup, Policy::Ops];
+        [Policy::None, Policy::Static, Policy::Cgroup, Policy::Ops, Policy::Delay50];
 
     fn name(self) -> &'static str {
         match self {
@@ -148,7 +148,7 @@ impl Place {
     }
 
     fn oom_kills(list: &[Cgroup]) -> Result<u64> {
-        Ok(list.iter().map(|c| Ok(c.memory_events()?.oom_kill)).sum::<Result<u64>>()?)
+        list.iter().map(|c| Ok(c.memory_events()?.oom_kill)).sum()
     }
 }
 

@@ -48,7 +48,9 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        child.stdout.as_mut().context("no pipe")?.read_exact(&mut [0])?;
+        if child.stdout.as_mut().context("no pipe")?.read_exact(&mut [0]).is_err() {
+            anyhow::bail!("a worker did not start: {}", child.wait()?);
+        }
         cgroup.move_pid(child.id() as i32)?;
         Ok(Self { child, record })
     }
