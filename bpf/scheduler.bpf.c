@@ -586,9 +586,6 @@ static void release(u64 id, u64 since)
 		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 		/* Before: once moved it may run, and be held back again. */
 		unhold(tc);
-		/* In its turn, not before all that ran while it could not. */
-		scx_bpf_dsq_move_set_vtime(BPF_FOR_EACH_ITER,
-					   later(p->scx.dsq_vtime, vtime_now - cfg.slice_ns));
 		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
 		if (cpu >= 0)
 			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);

