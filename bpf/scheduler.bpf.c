@@ -94,7 +94,7 @@ struct {
 
 struct task_ctx {
 	u64 cgroup;
-	u64 run_at;  /* 0 when not running */
+	u64 ran;     /* its CPU time, as the kernel counts it, up to which it has been charged */
 	u64 inverse; /* of the share when last charged or settled */
 	u64 start;   /* virtual time at which what was granted last begins */
 	u64 charged; /* virtual time granted and not yet used or given back */
@@ -711,14 +711,15 @@ static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 	return start;
 }
 
-/* The time since the task was put on the CPU or last asked. */
-static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
-			bool goes_on)
+/*
+ * The time since the task was put on the CPU or last asked, by the kernel's count: that includes
+ * what switching to it took, which is much for those that run shortly, and leaves out interrupts.
+ */
+static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg)
 {
-	u64 now = scx_bpf_now();
-	u64 used = tc->run_at && before(tc->run_at, now) ? now - tc->run_at : 0;
+	u64 used = p->se.sum_exec_runtime - tc->ran, now = scx_bpf_now();
 
-	tc->run_at = goes_on ? now : 0;
+	tc->ran += used;
 	tc->used += used;
 	if (cg) {
 		__sync_fetch_and_add(&cg->own.run_ns, used);
@@ -887,7 +888,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 			scx_bpf_task_set_slice(prev, cfg.slice_ns);
 		return;
 	}
-	used = take_runtime(prev, tc, cg, true);
+	used = take_runtime(prev, tc, cg);
 	settle(tc, cg, used);
 	if (throttled_by(prev, tc)) {
 		take_any(cpu);
@@ -910,7 +911,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 /* Statistics: a task begins to run. */
 static void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u32 cpu)
 {
-	u64 wait = before(tc->waits, tc->run_at) ? (tc->run_at - tc->waits) / 1000 : 0;
+	u64 now = scx_bpf_now(), wait = before(tc->waits, now) ? (now - tc->waits) / 1000 : 0;
 	u32 i = 0;
 
 	bpf_for(i, 0, SCHED_WAITS - 1)
@@ -933,7 +934,7 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 
 	if (!tc)
 		return;
-	tc->run_at = scx_bpf_now();
+	tc->ran = p->se.sum_exec_runtime;
 	tc->used = 0;
 	unhold(tc);
 	if (tc->touch) {
@@ -958,7 +959,7 @@ void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
 
 	if (!cg)
 		return;
-	used = take_runtime(p, tc, cg, false);
+	used = take_runtime(p, tc, cg);
 	tc->waits = scx_bpf_now();
 	if (runnable)
 		__sync_fetch_and_add(&cg->own.preemptions, 1);
@@ -1011,6 +1012,7 @@ s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_tas
 	if (!tc)
 		return -ENOMEM;
 	tc->cgroup = args->cgroup->kn->id;
+	tc->ran = p->se.sum_exec_runtime;
 	return 0;
 }
 
