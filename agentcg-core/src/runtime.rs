@@ -13,7 +13,7 @@ use crate::call::Supervisor;
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Lock, mount_point, own_path};
 use crate::events::{EventFilter, EventStream};
 use crate::memory::{MemcgConfig, MemoryProtection};
-use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerScope};
+use crate::scheduler::{CurrentBrake, Scheduler, SchedulerConfig, SchedulerScope};
 use crate::session::{self, Origins, Orphans, Session, SessionConfig};
 use crate::{Capabilities, Error, ErrorKind, Result};
 
@@ -77,7 +77,7 @@ impl RuntimeBuilder {
             None => Runtime::default_root()?,
         };
         let root = Arc::new(Root::take(&path, &self)?);
-        Ok(Runtime { root, origins: Arc::default() })
+        Ok(Runtime { root, origins: Arc::default(), brake: CurrentBrake::default() })
     }
 }
 
@@ -101,6 +101,7 @@ impl RuntimeBuilder {
 pub struct Runtime {
     root: Arc<Root>,
     origins: Arc<Origins>,
+    brake: CurrentBrake,
 }
 
 impl Runtime {
@@ -163,16 +164,18 @@ impl Runtime {
         let scheduler = Scheduler::attach(&config, Some(self.root().path()))?;
         let partial = config.scope == SchedulerScope::Agents;
         self.root.partial_scheduler.store(partial, Ordering::Relaxed);
+        self.brake.set(&scheduler.brake());
         Ok(scheduler)
     }
 
     /// Protects the memory of high-priority cgroups against low-priority ones; see
-    /// [`MemoryProtection::attach`].
+    /// [`MemoryProtection::attach`]. While this runtime's scheduler is attached, low ones that do
+    /// not let the high ones be are held back on the CPU too ([`Brake`](crate::Brake)).
     ///
     /// # Errors
     /// As [`MemoryProtection::attach`].
     pub fn attach_memcg_ops(&self, config: MemcgConfig) -> Result<MemoryProtection> {
-        MemoryProtection::attach(config)
+        MemoryProtection::start(config, self.brake.clone())
     }
 
     /// Subscribes to process events; see [`EventStream::open`].

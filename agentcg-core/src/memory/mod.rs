@@ -35,6 +35,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::cgroup::{Cgroup, Claim};
+use crate::scheduler::CurrentBrake;
 use crate::{Error, ErrorKind, Result};
 
 use hooks::Hooks;
@@ -192,6 +193,10 @@ impl MemoryProtection {
     /// without it, and for a threshold on one without the tracepoint; `Busy` when another process
     /// protects one of the cgroups, or has attached such hooks to it, above or below.
     pub fn attach(config: MemcgConfig) -> Result<Self> {
+        Self::start(config, CurrentBrake::default())
+    }
+
+    pub(crate) fn start(config: MemcgConfig, brake: CurrentBrake) -> Result<Self> {
         config.check()?;
         let revision = crate::probe::memcg_bpf_ops_revision();
         if config.backend == MemoryBackend::MemcgBpfOps && revision.is_none() {
@@ -232,7 +237,7 @@ impl MemoryProtection {
             .map(Arc::new)
             .map_err(|e| Error::os("create", "an eventfd", e))?;
         let (ask, asked) = channel();
-        let watch = Watch::new(config, backend, hooks, asked, stats.clone())?;
+        let watch = Watch::new(config, backend, hooks, brake, asked, stats.clone())?;
         let thread = {
             let wake = wake.clone();
             // Whoever started it hears its warnings too.

@@ -31,6 +31,8 @@ pub(super) struct Session {
     pub target: u64,
     /// When somebody may be frozen again, and until when it is.
     pub frozen: Option<(Instant, bool)>,
+    /// The scheduler was asked to hold it back.
+    pub braked: bool,
 }
 
 /// What there is of a cgroup that exists.
@@ -195,6 +197,7 @@ impl Session {
             stalls: 0,
             target: 0,
             frozen: None,
+            braked: false,
         }
     }
 

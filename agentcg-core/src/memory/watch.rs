@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | protect | a high cgroup hurts | its working set, by `memory.low` or the hooks |
 //! | reclaim | at the same time | what it lacks, from the low ones that have most (`memory.reclaim`) |
-//! | slow | it hurts again in spite of that | low ones over their part: by `memory.high`, or the hooks from the first moment |
+//! | slow | it hurts again in spite of that | low ones over their part: by `memory.high`, or the hooks from the first moment; and on the CPU, where the runtime's scheduler is attached |
 //! | freeze | it goes on hurting | low ones over their part, 200 ms of each 600 |
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +31,7 @@ use super::room::free_for;
 use super::session::{Live, Session, gone};
 use super::stats::MemoryStats;
 use super::{MemcgConfig, MemoryBackend, MemoryRole, ProtectionWindow, StuckAction, stuck};
+use crate::scheduler::CurrentBrake;
 use crate::{Error, ErrorKind, Result};
 
 /// A low cgroup is never held below this: it must go on, and what it has is not what hurts.
@@ -57,6 +58,7 @@ pub(super) struct Watch {
     sessions: Vec<Session>,
     hooks: Option<Hooks>,
     reclaimer: Option<Reclaimer>,
+    brake: CurrentBrake,
     /// Directories in which a cgroup may come back.
     returns: OwnedFd,
     asked: Receiver<Ask>,
@@ -70,6 +72,7 @@ impl Watch {
         config: MemcgConfig,
         backend: MemoryBackend,
         hooks: Option<Hooks>,
+        brake: CurrentBrake,
         asked: Receiver<Ask>,
         stats: Arc<Mutex<MemoryStats>>,
     ) -> Result<Self> {
@@ -84,6 +87,7 @@ impl Watch {
             sessions: Vec::new(),
             hooks,
             reclaimer,
+            brake,
             returns,
             asked,
             stats,
@@ -436,8 +440,11 @@ impl Watch {
             if let Err(e) = self.hold_one(i, part, over, hurt) {
                 tracing::warn!("{e}");
             }
-            if hurt == Hurt::Again && over > 0 && stalls > PATIENCE && self.config.freeze {
-                self.freeze(i, now);
+            if hurt == Hurt::Again && over > 0 {
+                self.brake(i);
+                if stalls > PATIENCE && self.config.freeze {
+                    self.freeze(i, now);
+                }
             }
         }
     }
@@ -463,6 +470,17 @@ impl Watch {
             session.stats.held += u64::from(slow);
         }
         Ok(())
+    }
+
+    /// Has the scheduler hold it back, where one is attached.
+    fn brake(&mut self, i: usize) {
+        let session = &mut self.sessions[i];
+        let (Some(brake), Some(live)) = (self.brake.get(), &session.live) else { return };
+        match brake.hold_back(live.cgroup(), self.config.window) {
+            Ok(()) => session.braked = true,
+            // The scheduler has just gone, or the cgroup has no cpu controller.
+            Err(e) => tracing::debug!("{e}"),
+        }
     }
 
     fn freeze(&mut self, i: usize, now: Instant) {
@@ -537,6 +555,12 @@ impl Watch {
                 session.stats.frozen_ms += FROZEN.as_millis() as u64;
             }
             session.frozen = None;
+            if std::mem::take(&mut session.braked)
+                && let Some(brake) = self.brake.get()
+            {
+                // It ends by itself too.
+                let _ = brake.let_go(live.cgroup());
+            }
             if live.stuck_action.is_none() {
                 live.let_go();
             }

@@ -1,10 +1,11 @@
 //! Cgroups that are held back for a while, whatever their weight.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use libbpf_rs::libbpf_sys;
+use parking_lot::Mutex;
 
 use super::not_known;
 use crate::bpf::scheduler::{intf, skel::SchedulerSkel};
@@ -20,6 +21,21 @@ use crate::{Error, Result, bpf};
 /// Nothing needs to be undone: the time ends by itself, or with the scheduler.
 #[derive(Clone, Debug)]
 pub struct Brake(Arc<OwnedFd>);
+
+/// The brake of the scheduler that a runtime has attached, for its other parts: it may come and go
+/// while they run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CurrentBrake(Arc<Mutex<Weak<OwnedFd>>>);
+
+impl CurrentBrake {
+    pub(crate) fn set(&self, brake: &Brake) {
+        *self.0.lock() = Arc::downgrade(&brake.0);
+    }
+
+    pub(crate) fn get(&self) -> Option<Brake> {
+        self.0.lock().upgrade().map(Brake)
+    }
+}
 
 impl Brake {
     pub(super) fn new(skel: &SchedulerSkel<'_>) -> Result<Self> {

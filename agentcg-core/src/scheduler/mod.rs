@@ -22,6 +22,7 @@ use crate::cgroup::Cgroup;
 use crate::{Error, ErrorKind, Result};
 
 pub use brake::Brake;
+pub(crate) use brake::CurrentBrake;
 pub use exit::{SchedulerExit, SchedulerExitKind};
 pub(crate) use policy::use_sched_ext;
 pub use usage::{CgroupUsage, SessionStats, WaitTimes};

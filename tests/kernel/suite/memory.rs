@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentcg_core::{
     Cgroup, ErrorKind, Limit, LimitFile, MemcgConfig, MemoryBackend, MemoryProtection, MemoryRole,
-    MemorySessionStats, StuckAction,
+    MemorySessionStats, Runtime, SchedulerConfig, StuckAction,
 };
 use anyhow::{Context, Result, ensure};
 
@@ -15,6 +15,8 @@ const HERE: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Psi,
 const FILES: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Psi];
 const NO_OPS: &[Need] =
     &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Psi, Need::NoMemcgOps];
+const SCHEDULED: &[Need] =
+    &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Psi, Need::Swap, Need::SchedExt];
 const OPS: &[Need] =
     &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Psi, Need::Swap, Need::MemcgOps];
 
@@ -22,6 +24,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test { name: "memory::a_stall_opens_a_window_that_ends", needs: HERE, run: window },
         Test { name: "memory::what_hurts_again_slows_low", needs: HERE, run: slowed },
+        Test { name: "memory::what_hurts_again_loses_the_cpu", needs: SCHEDULED, run: braked },
         Test { name: "memory::kill_9_in_a_window_is_put_right", needs: HERE, run: killed },
         Test { name: "memory::without_pain_nothing_is_touched", needs: FILES, run: quiet },
         Test { name: "memory::misuse_is_refused", needs: FILES, run: misuse },
@@ -131,6 +134,25 @@ fn slowed() -> Result<()> {
     tight.workers.clear();
     eventually("the window ends", || Ok(!protection.stats().active))?;
     ensure!(tight.values()? == before);
+    Ok(())
+}
+
+fn braked() -> Result<()> {
+    let mut tight = Tight::new()?;
+    let runtime = Runtime::builder().root(tight.place.path().join("root")).build()?;
+    let mut config = tight.config();
+    config.below_low = false;
+    // The scheduler may come later, and go earlier.
+    let protection = runtime.attach_memcg_ops(config)?;
+    let scheduler = runtime.start_scheduler(SchedulerConfig::default())?;
+    tight.squeeze()?;
+    eventually("the low one is held back", || {
+        Ok(scheduler.cgroup_usage(&tight.low)?.held_back_ns > 0)
+    })?;
+    ensure!(scheduler.cgroup_usage(&tight.high)?.held_back_ns == 0);
+    drop(scheduler);
+    tight.workers.clear();
+    eventually("the window ends", || Ok(!protection.stats().active))?;
     Ok(())
 }
 
