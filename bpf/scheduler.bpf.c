@@ -116,6 +116,8 @@ struct {
 #define MAX_CPUS 1024
 /* Where what each CPU runs stood in the queue; 0 where nobody may be displaced. */
 u64 places[MAX_CPUS];
+/* CPUs that have gone, or are about to. */
+bool away[MAX_CPUS];
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -515,6 +517,24 @@ __noinline u64 slice_left(u64 id, u64 slice)
 	return slice;
 }
 
+static bool is_away(s32 cpu)
+{
+	return away[cpu & (MAX_CPUS - 1)];
+}
+
+/*
+ * A CPU on its way out takes nothing from our queues any more, and does not go before the last of
+ * its tasks has. From its local queue the kernel moves them to CPUs where they may run, or makes
+ * them run elsewhere if there are none.
+ */
+static void send_away(struct bpf_iter_scx_dsq *it, struct task_struct *p)
+{
+	s32 cpu = scx_bpf_task_cpu(p);
+
+	scx_bpf_dsq_move(it, p, SCX_DSQ_LOCAL_ON | cpu, 0);
+	scx_bpf_kick_cpu(cpu, 0);
+}
+
 static void unhold(struct task_ctx *tc)
 {
 	u64 id = __sync_lock_test_and_set(&tc->held, 0);
@@ -586,6 +606,10 @@ static void release(u64 id, u64 since)
 		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 		/* Before: once moved it may run, and be held back again. */
 		unhold(tc);
+		if (is_away(scx_bpf_task_cpu(p))) {
+			send_away(BPF_FOR_EACH_ITER, p);
+			continue;
+		}
 		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
 		if (cpu >= 0)
 			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
@@ -1160,12 +1184,21 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
  * us. */
 void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 {
+	away[cpu & (MAX_CPUS - 1)] = false;
 }
 
 void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 {
+	struct task_struct *p;
+
+	away[cpu & (MAX_CPUS - 1)] = true;
 	/* Nobody is displaced there. */
 	note_place(cpu, 0);
+	bpf_for_each(scx_dsq, p, QUEUE, 0)
+	{
+		if (scx_bpf_task_cpu(p) == cpu)
+			send_away(BPF_FOR_EACH_ITER, p);
+	}
 }
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)
