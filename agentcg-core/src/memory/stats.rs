@@ -113,6 +113,8 @@ pub struct MemorySessionStats {
     pub delay_ms: u64,
     /// Low: times its `memory.high` was set (backend `cgroup`).
     pub held: u64,
+    /// Low: times the runtime's scheduler was told to hold it back.
+    pub braked: u64,
     /// Low: bytes reclaimed from it (`memory.reclaim`).
     pub reclaimed: u64,
     /// Low: the time it was frozen, ms.
@@ -134,6 +136,7 @@ impl MemorySessionStats {
             answered: 0,
             delay_ms: 0,
             held: 0,
+            braked: 0,
             reclaimed: 0,
             frozen_ms: 0,
         }

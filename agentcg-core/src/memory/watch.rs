@@ -477,7 +477,10 @@ impl Watch {
         let session = &mut self.sessions[i];
         let (Some(brake), Some(live)) = (self.brake.get(), &session.live) else { return };
         match brake.hold_back(live.cgroup(), self.config.window) {
-            Ok(()) => session.braked = true,
+            Ok(()) => {
+                session.braked = true;
+                session.stats.braked += 1;
+            }
             // The scheduler has just gone, or the cgroup has no cpu controller.
             Err(e) => tracing::debug!("{e}"),
         }

@@ -146,10 +146,8 @@ fn braked() -> Result<()> {
     let protection = runtime.attach_memcg_ops(config)?;
     let scheduler = runtime.start_scheduler(SchedulerConfig::default())?;
     tight.squeeze()?;
-    eventually("the low one is held back", || {
-        Ok(scheduler.cgroup_usage(&tight.low)?.held_back_ns > 0)
-    })?;
-    ensure!(scheduler.cgroup_usage(&tight.high)?.held_back_ns == 0);
+    eventually("the low one is held back", || Ok(of(&protection, tight.low.path())?.braked > 0))?;
+    ensure!(of(&protection, tight.high.path())?.braked == 0);
     drop(scheduler);
     tight.workers.clear();
     eventually("the window ends", || Ok(!protection.stats().active))?;
