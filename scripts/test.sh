@@ -104,7 +104,7 @@ parts=("$@")
 bad=0
 table=
 said=$(mktemp -d)
-trap 'rm -r "$said"' EXIT
+trap 'rm -r "$said" "$said.again"' EXIT
 for part in "${parts[@]}"; do
   [[ " ${all[*]} " == *" $part "* ]] || {
     echo "test.sh: there is no part $part; the parts: ${all[*]}" >&2
@@ -112,13 +112,16 @@ for part in "${parts[@]}"; do
   }
   echo "==> $part"
   since=$SECONDS
-  if "$part" 2>&1 | tee "$said/$part"; then word=ok && rm "$said/$part"; else word=FAILED bad=1; fi
+  if "$part" 2>&1 | tee "$said/$part"; then word=ok; else word=FAILED bad=1; fi
+  grep -a '^SECOND TRY' "$said/$part" | cut -c1-150 >>"$said.again"
+  [ $word = FAILED ] || rm "$said/$part"
   table+=$(printf '%-10s %-7s %4d s' "$part" $word $((SECONDS - since)))$'\n'
 done
 for part in "$said"/*; do
   [ -e "$part" ] && printf '\n==> the end of %s\n' "${part##*/}" && tail -n 30 "$part"
 done
 printf '\n%s%-10s %-7s %4d s\n' "$table" all "$([ $bad = 0 ] && echo ok || echo FAILED)" $SECONDS
+cat "$said.again"
 # Whoever sees the last lines of a long log only sees what failed.
 for part in "$said"/*; do
   [ -e "$part" ] && grep -aE 'FAILED|panicked at|^error|^Fatal' "$part" | cut -c1-150 | tail -n 5 | sed "s/^/${part##*/}: /"

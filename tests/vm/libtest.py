@@ -26,6 +26,8 @@ NAMED = re.compile(r"test +(?:\[[^]]*] +)?(?P<name>\S.*?)(?: - should panic.*?)?
 RESULT = re.compile(r"(?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?(?: <[\d.]+s>)?")
 TOTAL = re.compile(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 SECTION = re.compile(r"---- (?P<name>.+?)(?: stdout| stderr)? ----")
+# What a test prints that fails and tries once more.
+AT_FIRST = "at first: "
 STATUS = {"ok": OK, "FAILED": FAILED, "ignored": SKIPPED}
 # cargo adds a hash to the name of a test program.
 HASH = re.compile(r"-[0-9a-f]{16}$")
@@ -112,6 +114,8 @@ class Program:
         assert self._pending is not None
         seconds = round(time.monotonic() - (self._since or time.monotonic()), 3)
         output = "\n".join(self._noise) if status == FAILED else ""
+        if status == OK:
+            reason = next((line for line in self._noise if line.startswith(AT_FIRST)), reason)
         test = Test(self.name, self._pending, status, seconds, reason, output)
         self._pending, self._since, self._noise = None, None, []
         self.tests.append(test)

@@ -29,6 +29,10 @@ class Test:
         """The name across all test programs."""
         return f"{self.binary}::{self.name}"
 
+    def at_second(self) -> bool:
+        """Whether it needed a second try; the reason says what went wrong at first."""
+        return self.status == OK and bool(self.reason)
+
 
 @dataclass
 class Binary:
@@ -110,6 +114,9 @@ def summarise(paths: Sequence[Path]) -> int:
         print(f"skipped on every kernel: {title}")
     for report in reports:
         report.print_failures()
+    for report in reports:
+        for test in filter(Test.at_second, report.tests):
+            print(f"SECOND TRY {report.kernel} {test.title}: {test.reason}")
     passed, failed = (sum(report.count(which) for report in reports) for which in (OK, FAILED))
     if bad:
         print(f"not good on {', '.join(bad)}")

@@ -232,8 +232,10 @@ def test_no_archive_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
 PASSING = """\
 ::agentcg-lab begin 0
 
-running 5 tests
+running 6 tests
 test a::plain ... ok
+test a::late ... at first: too late
+ok
 test a::noisy ... child says hi
 and more
 ok
@@ -241,7 +243,7 @@ test a::noisy_to_the_end ... no newlineok
 test a::panics - should panic ... ok
 test a::moon ... ignored, needs the moon
 
-test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
 
 ::agentcg-lab end 0
 """
@@ -287,12 +289,15 @@ def test_results_are_read_through_noise() -> None:
     reader = read(PASSING)
     assert statuses(reader) == {
         "a::plain": report.OK,
+        "a::late": report.OK,
         "a::noisy": report.OK,
         "a::noisy_to_the_end": report.OK,
         "a::panics": report.OK,
         "a::moon": report.SKIPPED,
     }
     assert reader.tests[-1].reason == "needs the moon"
+    assert [test.name for test in reader.tests if test.at_second()] == ["a::late"]
+    assert reader.tests[1].reason == "at first: too late"
     assert reader.binaries == [report.Binary("program", 0, "")]
 
 
@@ -317,7 +322,7 @@ def test_a_timeout_fails_the_running_test() -> None:
 
 
 def test_a_wrong_count_is_a_problem() -> None:
-    assert "not understood" in read(PASSING.replace("4 passed", "5 passed")).binaries[0].problem
+    assert "not understood" in read(PASSING.replace("5 passed", "6 passed")).binaries[0].problem
 
 
 def make_report(directory: Path, kernel: str, **results: str) -> str:
