@@ -6,10 +6,11 @@ cargo build --release -p agentcg-capi --features vendored
 benches/bindings/build.sh target/bench
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
+python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
 guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
 
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
-guest --parallel -- "$bench" scheduler
+guest --parallel -- "$bench" scheduler --beside "$("$python/python" benches/scx_flatcg.py)"
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 guest --parallel -- "$bench" events --runs 200
 # With all controllers, which not every host has.
@@ -18,7 +19,6 @@ guest -- "$bench" storm
 
 "$bench" events --runs 2000
 "$bench" calls --rounds 1500
-python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
 VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 "$python/python" benches/python.py
 "$bench" wrappers # RUNEXEC=PATH names the runexec of BenchExec

@@ -2,7 +2,7 @@
 //!
 //! | measurement | beside |
 //! |---|---|
-//! | `scheduler` | the kernel's EEVDF; needs sched_ext and the cpu controller |
+//! | `scheduler` | the kernel's EEVDF, and another sched_ext scheduler; needs sched_ext and the cpu controller |
 //! | `events` | no monitor |
 //! | `calls` | `std::process` |
 //! | `bindings` | C and Go beside the library itself |
@@ -41,6 +41,9 @@ enum What {
         /// Only the cases with this in their names
         #[arg(long, default_value = "")]
         only: String,
+        /// Another sched_ext scheduler's program, measured beside
+        #[arg(long, value_name = "PROGRAM")]
+        beside: Option<std::path::PathBuf>,
     },
     /// What the process monitor adds to running a program
     Events {
@@ -106,7 +109,7 @@ fn main() -> anyhow::Result<()> {
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
     }
     match what {
-        What::Scheduler { seconds, only } => scheduler::run(seconds, &only),
+        What::Scheduler { seconds, only, beside } => scheduler::run(seconds, &only, beside),
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Bindings { directory, rounds, processes } => {
