@@ -273,7 +273,7 @@ impl Running {
     fn feed(&mut self) -> Next {
         let Some(feed) = &mut self.input else { return Next::Forget(Source::Stdin) };
         loop {
-            match rustix::io::write(&feed.fd, &feed.bytes[feed.written..]) {
+            match feed.write() {
                 Ok(n) => feed.written += n,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Next::Wait,

@@ -3,10 +3,11 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::capture::Capture;
-use crate::{Error, Result};
+use crate::Error;
 
 /// One of the three standard descriptors of a call.
 #[derive(Debug, Default)]
@@ -65,6 +66,34 @@ pub(super) struct Feed {
     pub written: usize,
 }
 
+impl Feed {
+    /// Writes what there is room for. A reader that is gone is `PIPE`, without the signal that ends
+    /// a program which does not ignore it, as those in C do not: it is held back, and taken from
+    /// this thread.
+    pub(super) fn write(&self) -> Result<usize, Errno> {
+        let bytes = &self.bytes[self.written..];
+        // SAFETY: the sets are values of our own; only this thread's mask and signals are touched.
+        unsafe {
+            let [mut pipe, mut before, mut waiting]: [libc::sigset_t; 3] = std::mem::zeroed();
+            libc::sigemptyset(&mut pipe);
+            libc::sigaddset(&mut pipe, libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, &mut before);
+            // One that waits already is not ours.
+            let others = libc::sigpending(&mut waiting) == 0
+                && libc::sigismember(&waiting, libc::SIGPIPE) == 1;
+            let written = rustix::io::write(&self.fd, bytes);
+            if written == Err(Errno::PIPE) && !others {
+                let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                let interrupted =
+                    || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR);
+                while libc::sigtimedwait(&pipe, std::ptr::null_mut(), &now) < 0 && interrupted() {}
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+            written
+        }
+    }
+}
+
 /// A pipe that is read into a [`Capture`].
 #[derive(Debug)]
 pub(super) struct Collect {
@@ -73,7 +102,7 @@ pub(super) struct Collect {
 }
 
 impl Opened {
-    pub(super) fn new(stdio: [&Stdio; 3], capture_limit: usize) -> Result<Self> {
+    pub(super) fn new(stdio: [&Stdio; 3], capture_limit: usize) -> crate::Result<Self> {
         let mut opened = Self::default();
         for (i, how) in stdio.into_iter().enumerate() {
             opened.theirs[i] = match (how, i) {
@@ -127,7 +156,7 @@ impl Opened {
     }
 }
 
-fn null() -> Result<OwnedFd> {
+fn null() -> crate::Result<OwnedFd> {
     let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::os("open", "/dev/null", e))?;
     if fd.as_raw_fd() > 2 { Ok(fd) } else { above_2(&fd) }
@@ -135,11 +164,11 @@ fn null() -> Result<OwnedFd> {
 
 /// A copy that is none of 0, 1, 2: where ours are closed, a new descriptor may get such a number, and
 /// connecting one would overwrite the other.
-fn above_2(fd: &OwnedFd) -> Result<OwnedFd> {
+fn above_2(fd: &OwnedFd) -> crate::Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::os("duplicate", "a descriptor", e))
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+fn pipe() -> crate::Result<(OwnedFd, OwnedFd)> {
     let (read, write) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::os("make", "a pipe", e))?;
     if read.as_raw_fd() > 2 && write.as_raw_fd() > 2 {
@@ -148,6 +177,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((above_2(&read)?, above_2(&write)?))
 }
 
-fn nonblocking(fd: &OwnedFd) -> Result<()> {
+fn nonblocking(fd: &OwnedFd) -> crate::Result<()> {
     rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::os("set", "a pipe non-blocking", e))
 }
