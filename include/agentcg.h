@@ -1299,8 +1299,8 @@ const char *agentcg_call_path(const agentcg_call_t *call);
 
 /**
  * Gives away our end of the pipe on standard input (`fd` 0), output (1) or error (2), for
- * AGENTCG_STDIO_PIPE: the caller closes it. -1 when there is none, it was given already, and for
- * NULL.
+ * AGENTCG_STDIO_PIPE: the caller closes it. What is not taken is closed when the outcome is given.
+ * -1 when there is none, it was given already, and for NULL.
  */
 int32_t agentcg_call_take_pipe(const agentcg_call_t *call, int32_t fd);
 
@@ -1331,13 +1331,23 @@ agentcg_error_t *agentcg_call_wait(const agentcg_call_t *call,
 
 /**
  * What the call has used so far, or in all when it is over, into the caller's struct; `size` is
- * `sizeof` that. What the kernel did not give is AGENTCG_UNSET.
+ * `sizeof` that. What the kernel did not give is AGENTCG_UNSET; `agentcg_call_usage_json` has the
+ * reasons.
  *
  * Errors: INVALID_INPUT for NULL.
  */
 agentcg_error_t *agentcg_call_usage(const agentcg_call_t *call,
                                     agentcg_usage_t *usage_out,
                                     size_t size);
+
+/**
+ * The same as a JSON object, as of `agentcg_session_usage_json`.
+ *
+ * `json_out` receives a string that the caller frees with `agentcg_string_free`.
+ *
+ * Errors: INVALID_INPUT for NULL.
+ */
+agentcg_error_t *agentcg_call_usage_json(const agentcg_call_t *call, char **json_out);
 
 /**
  * Ends the call: SIGTERM to all its processes, `cgroup.kill` after the grace. Its verdict is

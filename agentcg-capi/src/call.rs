@@ -12,7 +12,8 @@ use agentcg_core::{CallControl, Canceller, Command, History, Session, Stdio, Too
 
 use crate::args;
 use crate::error::{
-    Logged, Result, agentcg_error_code_t, agentcg_error_t, free, free_logged, guard,
+    Logged, Result, agentcg_error_code_t, agentcg_error_t, free, free_logged, give_text, guard,
+    make, with,
 };
 use crate::limits::{AGENTCG_UNSET, agentcg_limits_t};
 use crate::log::Log;
@@ -326,9 +327,7 @@ fn stdio(fd: i32) -> Result<Option<Stdio>> {
             // open gives EBADF.
             let given = unsafe { BorrowedFd::borrow_raw(fd) };
             let copy = given.try_clone_to_owned();
-            Stdio::Fd(copy.map_err(|e| {
-                agentcg_error_t::invalid(format!("invalid descriptor {fd} in stdio: {e}"))
-            })?)
+            Stdio::Fd(copy.map_err(|e| agentcg_error_t::descriptor(fd, "stdio", &e))?)
         }
         n => {
             return Err(agentcg_error_t::invalid(format!(
@@ -416,16 +415,15 @@ pub unsafe extern "C" fn agentcg_call_options_init(
     unsafe { options::init(options, size) }
 }
 
-/// Prepares a command and does something with it.
+/// A command as it was asked for.
 ///
 /// # Safety
 /// The arguments are NULL or as the header says.
-unsafe fn with_command<T>(
+unsafe fn command(
     session: &Session,
     argv: *const *const c_char,
     options: *const agentcg_call_options_t,
-    start: impl FnOnce(&mut Command<'_>) -> agentcg_core::Result<T>,
-) -> Result<T> {
+) -> Result<Command<'_>> {
     // SAFETY: required of the caller.
     let argv = unsafe { args::list(argv) };
     let Some((program, arguments)) = argv.split_first() else {
@@ -435,7 +433,7 @@ unsafe fn with_command<T>(
     command.args(arguments);
     // SAFETY: required of the caller.
     unsafe { options::read(options)?.apply(&mut command) }?;
-    Ok(start(&mut command)?)
+    Ok(command)
 }
 
 /// Runs a tool call and waits until it is over and its cgroup gone. Standard output and error are
@@ -455,17 +453,13 @@ pub unsafe extern "C" fn agentcg_session_run(
     options: *const agentcg_call_options_t,
     out: *mut *mut agentcg_outcome_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a session that it has not freed.
-        let session = unsafe { args::handle(session, "session") }?;
+    let run = |session: &agentcg_session_t| {
         // SAFETY: the caller passes NULL, or a list that ends with NULL and an initialised struct.
-        let run = || unsafe { with_command(&session.session, argv, options, |c| c.output()) };
-        let outcome = session.log.heard(run)?;
-        *out = Box::into_raw(Box::new(agentcg_outcome_t::new(outcome)));
-        Ok(())
-    })
+        let mut command = unsafe { command(&session.session, argv, options) }?;
+        Ok(agentcg_outcome_t::new(command.output()?))
+    };
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { make(session, "session", out, run) }
 }
 
 /// Starts a tool call. Standard input, output and error are ours unless `options` say otherwise.
@@ -483,17 +477,13 @@ pub unsafe extern "C" fn agentcg_session_spawn(
     options: *const agentcg_call_options_t,
     out: *mut *mut agentcg_call_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a session that it has not freed.
-        let session = unsafe { args::handle(session, "session") }?;
+    let spawn = |session: &agentcg_session_t| {
         // SAFETY: the caller passes NULL, or a list that ends with NULL and an initialised struct.
-        let spawn = || unsafe { with_command(&session.session, argv, options, |c| c.spawn()) };
-        let call = session.log.heard(spawn)?;
-        *out = Box::into_raw(Box::new(agentcg_call_t::new(call, session.log.clone())));
-        Ok(())
-    })
+        let mut command = unsafe { command(&session.session, argv, options) }?;
+        Ok(agentcg_call_t::new(command.spawn()?, session.log.clone()))
+    };
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { make(session, "session", out, spawn) }
 }
 
 /// The main process; -1 when it could not be started, and for NULL.
@@ -520,8 +510,8 @@ pub unsafe extern "C" fn agentcg_call_path(call: *const agentcg_call_t) -> *cons
 }
 
 /// Gives away our end of the pipe on standard input (`fd` 0), output (1) or error (2), for
-/// AGENTCG_STDIO_PIPE: the caller closes it. -1 when there is none, it was given already, and for
-/// NULL.
+/// AGENTCG_STDIO_PIPE: the caller closes it. What is not taken is closed when the outcome is given.
+/// -1 when there is none, it was given already, and for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_take_pipe(call: *const agentcg_call_t, fd: i32) -> i32 {
     // SAFETY: the caller passes NULL or a call that it has not freed.
@@ -534,21 +524,6 @@ pub unsafe extern "C" fn agentcg_call_take_pipe(call: *const agentcg_call_t, fd:
         _ => None,
     });
     pipe.map_or(-1, IntoRawFd::into_raw_fd)
-}
-
-/// Runs a body with a call, and its log.
-///
-/// # Safety
-/// `call` is NULL or not freed yet.
-unsafe fn with(
-    call: *const agentcg_call_t,
-    body: impl FnOnce(&agentcg_call_t) -> Result<()>,
-) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: required of the caller.
-        let call = unsafe { args::handle(call, "call") }?;
-        call.log.heard(|| body(call))
-    })
 }
 
 fn already_given() -> agentcg_error_t {
@@ -579,7 +554,7 @@ pub unsafe extern "C" fn agentcg_call_fd(
         Ok(())
     };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, get) }
+    unsafe { with(call, "call", get) }
 }
 
 /// Waits until the call is over and its cgroup gone, at most `timeout_ms`, for ever with -1, not at
@@ -597,8 +572,6 @@ pub unsafe extern "C" fn agentcg_call_wait(
     out: *mut *mut agentcg_outcome_t,
 ) -> *mut agentcg_error_t {
     let wait = |call: &agentcg_call_t| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
         let timeout = match u64::try_from(timeout_ms) {
             Ok(ms) => Duration::from_millis(ms),
             Err(_) => {
@@ -608,18 +581,19 @@ pub unsafe extern "C" fn agentcg_call_wait(
             }
         };
         // Not under the lock: others may use the call meanwhile.
-        if call.control.wait_timeout(timeout)? {
-            let over = call.lock().take().ok_or_else(already_given)?;
-            *out = Box::into_raw(Box::new(agentcg_outcome_t::new(over.wait()?)));
+        if !call.control.wait_timeout(timeout)? {
+            return Ok(None);
         }
-        Ok(())
+        let over = call.lock().take().ok_or_else(already_given)?;
+        Ok(Some(agentcg_outcome_t::new(over.wait()?)))
     };
-    // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, wait) }
+    // SAFETY: the caller passes NULL, or a call that it has not freed and a place for a pointer.
+    unsafe { make(call, "call", out, wait) }
 }
 
 /// What the call has used so far, or in all when it is over, into the caller's struct; `size` is
-/// `sizeof` that. What the kernel did not give is AGENTCG_UNSET.
+/// `sizeof` that. What the kernel did not give is AGENTCG_UNSET; `agentcg_call_usage_json` has the
+/// reasons.
 ///
 /// Errors: INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
@@ -637,7 +611,21 @@ pub unsafe extern "C" fn agentcg_call_usage(
         Ok(())
     };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, read) }
+    unsafe { with(call, "call", read) }
+}
+
+/// The same as a JSON object, as of `agentcg_session_usage_json`.
+///
+/// `json_out` receives a string that the caller frees with `agentcg_string_free`.
+///
+/// Errors: INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_call_usage_json(
+    call: *const agentcg_call_t,
+    json_out: *mut *mut c_char,
+) -> *mut agentcg_error_t {
+    // SAFETY: the caller passes NULL, or a call that it has not freed and a place for a pointer.
+    unsafe { give_text(call, "call", json_out, |c| Ok(c.control.usage().to_json())) }
 }
 
 /// Ends the call: SIGTERM to all its processes, `cgroup.kill` after the grace. Its verdict is
@@ -646,12 +634,8 @@ pub unsafe extern "C" fn agentcg_call_usage(
 /// Errors: INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_cancel(call: *const agentcg_call_t) -> *mut agentcg_error_t {
-    let cancel = |call: &agentcg_call_t| {
-        call.control.cancel();
-        Ok(())
-    };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, cancel) }
+    unsafe { with(call, "call", |c| Ok(c.control.cancel())) }
 }
 
 /// Kills all processes of the call at once. Its verdict is `cancelled`. Nothing happens to one that
@@ -660,12 +644,8 @@ pub unsafe extern "C" fn agentcg_call_cancel(call: *const agentcg_call_t) -> *mu
 /// Errors: INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_kill(call: *const agentcg_call_t) -> *mut agentcg_error_t {
-    let kill = |call: &agentcg_call_t| {
-        call.control.kill();
-        Ok(())
-    };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, kill) }
+    unsafe { with(call, "call", |c| Ok(c.control.kill())) }
 }
 
 /// Sends a signal to the main process, and leaves it at that. Nothing happens when that has ended.
@@ -677,7 +657,7 @@ pub unsafe extern "C" fn agentcg_call_signal(
     signal: i32,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, |c| Ok(c.control.signal(signal)?)) }
+    unsafe { with(call, "call", |c| Ok(c.control.signal(signal)?)) }
 }
 
 /// Stops all processes of the call where they are (`cgroup.freeze`, kernel 5.2), or lets them go on.
@@ -689,7 +669,7 @@ pub unsafe extern "C" fn agentcg_call_freeze(
     frozen: bool,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, |c| Ok(c.control.freeze(frozen)?)) }
+    unsafe { with(call, "call", |c| Ok(c.control.freeze(frozen)?)) }
 }
 
 /// Frees a call; it is killed when it is not over. NULL is fine.

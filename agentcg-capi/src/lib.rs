@@ -118,7 +118,7 @@ pub unsafe extern "C" fn agentcg_capabilities_json(
     guard(|| {
         // SAFETY: the caller passes NULL or a place for a pointer.
         let out = unsafe { args::out(json_out, "json_out") }?;
-        *out = args::json(&agentcg_core::Capabilities::probe())?;
+        *out = args::string(args::json(&agentcg_core::Capabilities::probe())?)?;
         Ok(())
     })
 }

@@ -78,6 +78,11 @@ static void misuse(const agentcg_session_t *session)
 	REFUSED(oom_score_adj, 1001, "1001");
 	REFUSED(nr_groups, 1, "groups is NULL");
 	REFUSED(nr_rlimits, 1, "rlimits is NULL");
+	options = defaults();
+	options.stdio[1] = 12345;
+	agentcg_error_t *error = agentcg_session_run(session, TRUE, &options, &outcome);
+	CHECK(agentcg_error_errno(error) == EBADF);
+	agentcg_error_free(error);
 	agentcg_limits_init(&limits, sizeof(limits));
 	limits.nr_io_max = 1;
 	REFUSED(limits, &limits, "io_max is NULL");
@@ -192,6 +197,71 @@ static void surroundings(const agentcg_session_t *session)
 	agentcg_outcome_free(outcome);
 }
 
+/* What a call does not read of its input is no signal for us, who do not ignore it. */
+static void unread_input(const agentcg_session_t *session)
+{
+	static char input[1 << 20];
+	agentcg_call_options_t options = defaults();
+	agentcg_outcome_t *outcome;
+	agentcg_call_t *call;
+	sigset_t waiting;
+
+	signal(SIGPIPE, SIG_DFL);
+	options.input = input;
+	options.input_length = sizeof(input);
+	OK(agentcg_session_run(session, TRUE, &options, &outcome));
+	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_COMPLETED);
+	agentcg_outcome_free(outcome);
+	OK(agentcg_session_spawn(session, TRUE, &options, &call));
+	OK(agentcg_call_wait(call, -1, &outcome));
+	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_COMPLETED);
+	agentcg_outcome_free(outcome);
+	agentcg_call_free(call);
+	CHECK(sigpending(&waiting) == 0 && !sigismember(&waiting, SIGPIPE));
+}
+
+/* Handles may be freed in any order, and what is left of them answers on. */
+static void freed_in_any_order(const char *root)
+{
+	enum { RUNTIME, SESSION, CALL, CANCELLER, HANDLES };
+
+	for (int order = 0; order < HANDLES * HANDLES; order++) {
+		agentcg_runtime_t *runtime = runtime_at(root);
+		agentcg_call_options_t options = defaults();
+		agentcg_session_t *session;
+		agentcg_call_t *call;
+		char *json;
+
+		options.canceller = agentcg_canceller_new();
+		options.stdio[0] = AGENTCG_STDIO_PIPE;
+		OK(agentcg_session_open(runtime, "order", NULL, &session));
+		OK(agentcg_session_spawn(session, SLEEP, &options, &call));
+		for (int i = 0, first = order / HANDLES; i < HANDLES; i++) {
+			/* From the first on, up or down. */
+			const int up = order % 2,
+				  which = (first + (up ? i : HANDLES - i)) % HANDLES;
+
+			if (which == RUNTIME) {
+				agentcg_runtime_free(runtime), runtime = NULL;
+			} else if (which == SESSION) {
+				agentcg_session_free(session), session = NULL;
+			} else if (which == CALL) {
+				agentcg_call_free(call), call = NULL;
+			} else {
+				OK(agentcg_canceller_cancel(options.canceller));
+				agentcg_canceller_free((agentcg_canceller_t *)options.canceller);
+			}
+			if (call) {
+				OK(agentcg_call_usage_json(call, &json));
+				CHECK(strstr(json, "\"unavailable\""));
+				agentcg_string_free(json);
+				OK(agentcg_call_signal(call, SIGCONT));
+			}
+		}
+		CHECK(access(root, F_OK) == -1);
+	}
+}
+
 static void spawned(const agentcg_session_t *session)
 {
 	const char *const cat[] = {"cat", NULL};
@@ -301,6 +371,14 @@ static void ended(const agentcg_session_t *session)
 	options.canceller = canceller;
 	OK(agentcg_session_run(session, TRUE, &options, &outcome));
 	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_CANCELLED);
+	agentcg_canceller_free(canceller);
+	agentcg_outcome_free(outcome);
+
+	/* When it is over, nothing happens. */
+	options.canceller = canceller = agentcg_canceller_new();
+	OK(agentcg_session_run(session, TRUE, &options, &outcome));
+	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_COMPLETED);
+	OK(agentcg_canceller_cancel(canceller));
 	agentcg_canceller_free(canceller);
 	agentcg_outcome_free(outcome);
 }
@@ -475,6 +553,7 @@ int main(int argc, char **argv)
 	misuse(session);
 	outcomes(session);
 	surroundings(session);
+	unread_input(session);
 	spawned(session);
 	ended(session);
 	threads(session);
@@ -486,5 +565,7 @@ int main(int argc, char **argv)
 	agentcg_session_free(session);
 	agentcg_runtime_free(runtime);
 	CHECK(access(argv[1], F_OK) == -1);
+	if (!valgrind)
+		freed_in_any_order(argv[1]);
 	return 0;
 }

@@ -98,6 +98,7 @@ static void null_is_refused(void)
 	FAILS(agentcg_call_wait(NULL, 0, &outcome), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_fd(NULL, &fd), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_usage(NULL, &usage, sizeof(usage)), INVALID_INPUT, "call is NULL");
+	FAILS(agentcg_call_usage_json(NULL, &json), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_cancel(NULL), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_kill(NULL), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_signal(NULL, 15), INVALID_INPUT, "call is NULL");
