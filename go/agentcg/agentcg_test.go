@@ -262,6 +262,10 @@ func TestMemoryProtection(t *testing.T) {
 	if config.Delay != 50*time.Millisecond || !config.BelowLow {
 		t.Errorf("%+v", config)
 	}
+	config.Delay = -1
+	_, err := r.AttachMemcgOps(config)
+	expect(t, err, ErrInvalidInput, "Delay")
+	config.Delay = 0
 	config.High = []string{high.Path()}
 	m, err := r.AttachMemcgOps(config)
 	if found.Backends.Memory == "" {
@@ -311,6 +315,28 @@ func TestEventChannel(t *testing.T) {
 	channel = events.Events(context.Background())
 	events.Close()
 	for range channel {
+	}
+	if !errors.Is(events.Err(), os.ErrClosed) {
+		t.Error(events.Err())
+	}
+}
+
+// Nobody reads the channel to its end, and the context is never done.
+func TestEventChannelEndsWithTheStream(t *testing.T) {
+	events := subscribe(t, newRuntime(t), ours(ExecEvents|ExitEvents))
+	before := goruntime.NumGoroutine()
+	channel := events.Events(context.Background())
+	for i := 0; i < cap(channel); i++ {
+		exec.Command("true").Run()
+	}
+	for len(channel) < cap(channel) {
+		time.Sleep(time.Millisecond)
+	}
+	events.Close()
+	for since := time.Now(); goruntime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Since(since) > 10*time.Second {
+			t.Fatal("it still writes to the channel")
+		}
 	}
 	if !errors.Is(events.Err(), os.ErrClosed) {
 		t.Error(events.Err())

@@ -126,6 +126,78 @@ func TestPipesAndCopies(t *testing.T) {
 	}
 }
 
+// soon fails when something does not end.
+func soon(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on:", what)
+	}
+}
+
+// The end of the call is the end of the copying, whoever holds the other ends.
+func TestCopyingEndsWithTheCall(t *testing.T) {
+	s := calls(t)
+	never, writer := io.Pipe()
+	defer writer.Close()
+	command := s.Command(context.Background(), "true")
+	command.Stdin = never
+	soon(t, "a Read of Stdin that nobody answers", func() {
+		if err := command.Run(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	var out, errors bytes.Buffer
+	command = s.Command(context.Background(), "sh", "-c", "echo out; echo error >&2; sleep 1000 & head -c 70000 /dev/zero")
+	command.Background = true
+	command.Stdout, command.Stderr = &out, &errors
+	soon(t, "what is left in the background", func() {
+		if err := command.Run(); err != nil || out.Len() != 70004 || errors.String() != "error\n" {
+			t.Error(err, out.Len(), errors.String())
+		}
+	})
+
+	failed := fmt.Errorf("it is full")
+	command = s.Command(context.Background(), "echo", "out")
+	command.Stdout = writerFunc(func([]byte) (int, error) { return 0, failed })
+	if err := command.Run(); err != failed {
+		t.Error(err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// A descriptor that is closed is none, and least of all ours.
+func TestClosedFiles(t *testing.T) {
+	s := calls(t)
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	for _, closed := range []*os.File{file, nil} {
+		command := s.Command(context.Background(), "true")
+		command.Stdout = closed
+		if err := command.Run(); !errors.Is(err, os.ErrClosed) {
+			t.Error(err)
+		}
+		command = s.Command(context.Background(), "true")
+		command.Stdin = closed
+		if err := command.Run(); !errors.Is(err, os.ErrClosed) {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSurroundings(t *testing.T) {
 	s := calls(t)
 	t.Setenv("AGENTCG_TEST_OURS", "ours")
@@ -141,6 +213,9 @@ func TestSurroundings(t *testing.T) {
 	if out, err := command.Output(); string(out) != "a=b 5432 5433 54 me\n" || err != nil {
 		t.Errorf("%q %v", out, err)
 	}
+	command = s.Command(context.Background(), "true")
+	command.Credential = &syscall.Credential{NoSetGroups: true}
+	expect(t, command.Run(), ErrInvalidInput, "NoSetGroups")
 	command = s.Command(context.Background(), "true", "a\x00b")
 	expect(t, command.Run(), ErrInvalidInput, "NUL")
 	command = s.Command(context.Background(), "true")
@@ -222,6 +297,46 @@ func TestContextEndsTheQueue(t *testing.T) {
 	verdict(t, first.Wait(), Cancelled)
 }
 
+func TestCloseEndsTheQueue(t *testing.T) {
+	r, err := New(WithRoot(root(t)), WithCapacity(Capacity{Calls: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	busy := session(t, r, "busy", SessionConfig{})
+	first := busy.Command(context.Background(), "sleep", "1000")
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := session(t, r, "waits", SessionConfig{})
+	waiting := make(chan error, 3)
+	for i := 0; i < cap(waiting); i++ {
+		go func() { waiting <- s.Command(context.Background(), "true").Run() }()
+	}
+	time.Sleep(50 * time.Millisecond)
+	soon(t, "Close, while calls wait", func() { s.Close() })
+	for i := 0; i < cap(waiting); i++ {
+		verdict(t, <-waiting, Cancelled)
+	}
+	if err := s.Command(context.Background(), "true").Run(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// Any goroutine may control a call at any time: the race detector looks on.
+func TestControlWhileItIsStarted(t *testing.T) {
+	command := calls(t).Command(context.Background(), "sleep", "1000")
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for command.Kill() != nil {
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	verdict(t, command.Run(), Cancelled)
+	<-stopped
+}
+
 func TestControl(t *testing.T) {
 	s := calls(t)
 	command := s.Command(context.Background(), "cat")
@@ -257,8 +372,12 @@ func TestControl(t *testing.T) {
 	if text := <-echoed; text != "hello" {
 		t.Error(text)
 	}
-	if usage, err := command.Usage(); err != nil || usage.CPUSystem == nil {
+	usage, err := command.Usage()
+	if err != nil || usage.CPUSystem == nil {
 		t.Error(usage, err)
+	}
+	if _, missing := usage.Unavailable()["memory_current_bytes"]; missing != (usage.MemoryCurrent == nil) {
+		t.Error(usage.Unavailable())
 	}
 	expect(t, command.Signal(4711), ErrInvalidInput, "4711")
 	if err := command.Signal(syscall.SIGINT); err != nil {

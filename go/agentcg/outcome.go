@@ -210,6 +210,22 @@ func usageOf(c *C.agentcg_usage_t, text string) *Usage {
 	}
 }
 
+// readUsage has a usage read twice: its numbers, and why some are missing.
+func readUsage(
+	numbers func(*C.agentcg_usage_t, C.size_t) *C.agentcg_error_t, reasons func(**C.char) *C.agentcg_error_t,
+) (*Usage, error) {
+	var c C.agentcg_usage_t
+	if err := check(numbers(&c, C.size_t(unsafe.Sizeof(c)))); err != nil {
+		return nil, err
+	}
+	var text *C.char
+	if err := check(reasons(&text)); err != nil {
+		return nil, err
+	}
+	defer C.agentcg_string_free(text)
+	return usageOf(&c, C.GoString(text)), nil
+}
+
 // Unavailable is a reason for each number that is missing, by its name in JSON: swap_peak_bytes.
 func (u *Usage) Unavailable() map[string]string {
 	var missing struct {
