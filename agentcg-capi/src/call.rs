@@ -1,8 +1,9 @@
 //! `agentcg_call_t`, and how one is started.
 
 use std::ffi::{CString, OsStr, c_char, c_void};
+use std::io;
 use std::mem::{offset_of, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,8 +41,8 @@ pub const AGENTCG_STDIO_STDOUT: i32 = -6;
 pub const AGENTCG_UNSET_ID: u32 = u32::MAX;
 
 /// Whether a call that the OOM killer ended at its own `memory.max` is run once more, with twice the
-/// memory. Only `agentcg_session_run` does so, and only where standard input is `/dev/null` or
-/// `input`.
+/// memory: by `agentcg_session_run`, or by the caller with `agentcg_session_respawn`, and only where
+/// standard input is `/dev/null` or `input`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum agentcg_retry_t {
@@ -115,7 +116,7 @@ pub struct agentcg_call_options_t {
     /// freed at any time.
     pub canceller: *const agentcg_canceller_t,
     /// A file that remembers what commands took, for the hint `memory:auto`; it is made when it is
-    /// missing. NULL: none. `agentcg_session_run` also writes it.
+    /// missing, and written when an outcome is given. NULL: none.
     pub history: *const c_char,
     /// Supplementary groups; may be NULL with `nr_groups` 0: as we have them, none with `uid`.
     pub groups: *const u32,
@@ -125,6 +126,11 @@ pub struct agentcg_call_options_t {
     pub rlimits: *const agentcg_rlimit_t,
     /// How many.
     pub nr_rlimits: usize,
+    /// Descriptors that the call has as 3, 4, ..., in this order and whatever their numbers here; -1:
+    /// closed there. They stay the caller's. May be NULL with `nr_fds` 0.
+    pub fds: *const i32,
+    /// How many.
+    pub nr_fds: usize,
     /// Runs as this user; AGENTCG_UNSET_ID (the default): ours.
     pub uid: u32,
     /// Runs with this group; AGENTCG_UNSET_ID (the default): ours.
@@ -145,7 +151,7 @@ pub struct agentcg_call_options_t {
     pub budget: bool,
     /// In a POSIX session of its own, setsid(2). Default false.
     pub new_session: bool,
-    /// Passes on descriptors from 3 up that are not close-on-exec. Default false: none.
+    /// Passes on descriptors from 3 up that are not close-on-exec. Default false: `fds` only.
     pub inherit_fds: bool,
 }
 
@@ -177,6 +183,8 @@ unsafe impl Options for agentcg_call_options_t {
         nr_groups: 0,
         rlimits: ptr::null(),
         nr_rlimits: 0,
+        fds: ptr::null(),
+        nr_fds: 0,
         uid: AGENTCG_UNSET_ID,
         gid: AGENTCG_UNSET_ID,
         umask: AGENTCG_UNSET_ID,
@@ -305,12 +313,28 @@ impl agentcg_call_options_t {
         for limit in unsafe { args::slice(self.rlimits, self.nr_rlimits, "rlimits") }? {
             command.rlimit(limit.resource, limit.soft, limit.hard);
         }
+        // SAFETY: required of the caller.
+        let fds = unsafe { args::slice(self.fds, self.nr_fds, "fds") }?.iter();
+        let copies = fds.map(|fd| (*fd != -1).then(|| copy(*fd, "fds")).transpose());
+        command.extra_fds(copies.collect::<Result<Vec<_>>>()?);
         id(self.uid).map(|uid| command.uid(uid));
         id(self.gid).map(|gid| command.gid(gid));
         id(self.umask).map(|mask| command.umask(mask));
         command.new_session(self.new_session).inherit_fds(self.inherit_fds);
         Ok(())
     }
+}
+
+/// Of a descriptor of the caller's.
+fn copy(fd: i32, name: &str) -> Result<OwnedFd> {
+    let copy = match fd {
+        0.. => {
+            // SAFETY: the caller keeps it open until we return; a number that is not open gives EBADF.
+            unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+        }
+        _ => Err(io::Error::from_raw_os_error(libc::EBADF)),
+    };
+    copy.map_err(|e| agentcg_error_t::descriptor(fd, name, &e))
 }
 
 /// `None`: the default. Whether it suits the descriptor is for the core to say.
@@ -322,13 +346,7 @@ fn stdio(fd: i32) -> Result<Option<Stdio>> {
         AGENTCG_STDIO_PIPE => Stdio::Piped,
         AGENTCG_STDIO_CAPTURE => Stdio::Capture,
         AGENTCG_STDIO_STDOUT => Stdio::Stdout,
-        0.. => {
-            // SAFETY: it is the caller's, who keeps it open until we return; a number that is not
-            // open gives EBADF.
-            let given = unsafe { BorrowedFd::borrow_raw(fd) };
-            let copy = given.try_clone_to_owned();
-            Stdio::Fd(copy.map_err(|e| agentcg_error_t::descriptor(fd, "stdio", &e))?)
-        }
+        0.. => Stdio::Fd(copy(fd, "stdio")?),
         n => {
             return Err(agentcg_error_t::invalid(format!(
                 "invalid stdio {n}: expected a descriptor or an AGENTCG_STDIO_*"
@@ -486,6 +504,34 @@ pub unsafe extern "C" fn agentcg_session_spawn(
     unsafe { make(session, "session", out, spawn) }
 }
 
+/// Starts once more, with twice the memory, a call that the OOM killer ended at its own `memory.max`:
+/// as `agentcg_retry_t` in `options` says, and as far as the session allows it.
+///
+/// `argv` and `options` are those of the first call, and `first` is its outcome, which the outcome of
+/// the new one has in its JSON as `retries`. `out` receives the call, as of `agentcg_session_spawn`,
+/// or NULL when it is not to be tried again.
+///
+/// Errors: as of `agentcg_session_run`; INVALID_INPUT for NULL in place of `first`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_respawn(
+    session: *const agentcg_session_t,
+    argv: *const *const c_char,
+    options: *const agentcg_call_options_t,
+    first: *const agentcg_outcome_t,
+    out: *mut *mut agentcg_call_t,
+) -> *mut agentcg_error_t {
+    let respawn = |session: &agentcg_session_t| {
+        // SAFETY: the caller passes NULL or an outcome that it has not freed.
+        let first = unsafe { args::handle(first, "first") }?;
+        // SAFETY: the caller passes NULL, or a list that ends with NULL and an initialised struct.
+        let mut command = unsafe { command(&session.session, argv, options) }?;
+        let call = command.respawn(&first.outcome)?;
+        Ok(call.map(|call| agentcg_call_t::new(call, session.log.clone())))
+    };
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { make(session, "session", out, respawn) }
+}
+
 /// The main process; -1 when it could not be started, and for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_pid(call: *const agentcg_call_t) -> i32 {
@@ -634,8 +680,12 @@ pub unsafe extern "C" fn agentcg_call_usage_json(
 /// Errors: INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_cancel(call: *const agentcg_call_t) -> *mut agentcg_error_t {
+    let cancel = |call: &agentcg_call_t| {
+        call.control.cancel();
+        Ok(())
+    };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, "call", |c| Ok(c.control.cancel())) }
+    unsafe { with(call, "call", cancel) }
 }
 
 /// Kills all processes of the call at once. Its verdict is `cancelled`. Nothing happens to one that
@@ -644,8 +694,12 @@ pub unsafe extern "C" fn agentcg_call_cancel(call: *const agentcg_call_t) -> *mu
 /// Errors: INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_kill(call: *const agentcg_call_t) -> *mut agentcg_error_t {
+    let kill = |call: &agentcg_call_t| {
+        call.control.kill();
+        Ok(())
+    };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, "call", |c| Ok(c.control.kill())) }
+    unsafe { with(call, "call", kill) }
 }
 
 /// Sends a signal to the main process, and leaves it at that. Nothing happens when that has ended.

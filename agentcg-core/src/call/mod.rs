@@ -45,6 +45,7 @@ use rustix::process::Signal;
 
 use crate::Result;
 use crate::cgroup::Cgroup;
+use crate::history::History;
 
 pub use advice::Suggestion;
 pub use cancel::Canceller;
@@ -79,6 +80,10 @@ pub struct ToolCall {
     /// The reading end of standard error, with [`Stdio::Piped`].
     pub stderr: Option<std::fs::File>,
     ready: Option<Arc<OwnedFd>>,
+    /// Where what it took is remembered.
+    history: Option<History>,
+    /// The calls that were tried before this one.
+    retries: Vec<Outcome>,
 }
 
 /// Controls a call from anywhere, while another thread waits for it.
@@ -94,9 +99,9 @@ pub struct CallControl {
 }
 
 impl ToolCall {
-    fn new(control: CallControl, pipes: Pipes) -> Self {
+    fn new(control: CallControl, pipes: Pipes, history: Option<History>) -> Self {
         let [stdin, stdout, stderr] = pipes.map(|pipe| pipe.map(Into::into));
-        Self { control, stdin, stdout, stderr, ready: None }
+        Self { control, stdin, stdout, stderr, ready: None, history, retries: Vec::new() }
     }
 
     /// A handle for other threads.
@@ -131,7 +136,10 @@ impl ToolCall {
     pub fn wait(mut self) -> Result<Outcome> {
         self.stdin = None;
         self.control.check_process()?;
-        Ok(self.control.slot.take())
+        let mut outcome = self.control.slot.take();
+        outcome.learn(self.history.as_ref());
+        outcome.retries = std::mem::take(&mut self.retries);
+        Ok(outcome)
     }
 
     /// Waits at most so long; true when the call is over and [`wait`](Self::wait) returns at once.

@@ -48,6 +48,8 @@ impl From<std::fs::File> for Stdio {
 pub(super) struct Opened {
     /// The child's ends; `None` means inherited.
     pub theirs: [Option<OwnedFd>; 3],
+    /// What becomes 3, 4, ...: numbered above all of these.
+    pub extra: Vec<Option<OwnedFd>>,
     /// Standard error is a copy of standard output, also of an inherited one.
     pub merged: bool,
     /// Our ends, for the user.
@@ -102,8 +104,16 @@ pub(super) struct Collect {
 }
 
 impl Opened {
-    pub(super) fn new(stdio: [&Stdio; 3], capture_limit: usize) -> crate::Result<Self> {
+    pub(super) fn new(
+        stdio: [&Stdio; 3],
+        extra: &[Option<OwnedFd>],
+        capture_limit: usize,
+    ) -> crate::Result<Self> {
         let mut opened = Self::default();
+        let first = 3 + extra.len() as RawFd;
+        for fd in extra {
+            opened.extra.push(fd.as_ref().map(|fd| copy_from(fd, first)).transpose()?);
+        }
         for (i, how) in stdio.into_iter().enumerate() {
             opened.theirs[i] = match (how, i) {
                 (Stdio::Inherit, _) => None,
@@ -147,13 +157,22 @@ impl Opened {
 
     /// The numbers that become 0, 1 and 2.
     pub(super) fn raw(&self) -> [Option<RawFd>; 3] {
-        let mut raw = [0, 1, 2].map(|i| self.theirs[i].as_ref().map(AsRawFd::as_raw_fd));
+        let mut raw = self.theirs.each_ref().map(number);
         if self.merged {
             // The child connects 1 before 2.
             raw[2] = Some(1);
         }
         raw
     }
+}
+
+/// The numbers of descriptors.
+pub(super) fn raw(fds: &[Option<OwnedFd>]) -> Vec<Option<RawFd>> {
+    fds.iter().map(number).collect()
+}
+
+fn number(fd: &Option<OwnedFd>) -> Option<RawFd> {
+    fd.as_ref().map(AsRawFd::as_raw_fd)
 }
 
 fn null() -> crate::Result<OwnedFd> {
@@ -165,7 +184,12 @@ fn null() -> crate::Result<OwnedFd> {
 /// A copy that is none of 0, 1, 2: where ours are closed, a new descriptor may get such a number, and
 /// connecting one would overwrite the other.
 fn above_2(fd: &OwnedFd) -> crate::Result<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::os("duplicate", "a descriptor", e))
+    copy_from(fd, 3)
+}
+
+fn copy_from(fd: &OwnedFd, first: RawFd) -> crate::Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, first)
+        .map_err(|e| Error::os("duplicate", "a descriptor", e))
 }
 
 fn pipe() -> crate::Result<(OwnedFd, OwnedFd)> {
