@@ -35,6 +35,9 @@ type Cmd struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 
+	// As of exec.Cmd: entry i becomes descriptor 3+i of the call; nil is closed there.
+	ExtraFiles []*os.File
+
 	Name         string        // of the call and its cgroup; "": one is made up
 	Limits       Limits        // of the call
 	Hint         string        // what the agent says that it needs: memory:high,time:5m
@@ -43,13 +46,16 @@ type Cmd struct {
 	QueueTimeout time.Duration // how long it may wait where there is a capacity; AtOnce; 0: for ever
 	Sample       time.Duration // takes samples of the usage for the JSON; 0: none
 	CaptureLimit int           // how much Output and CombinedOutput keep; 0: 10 MiB
-	History      string        // a file that remembers what commands took, for the hint memory:auto
+	History      string        // a file that remembers what commands take, for the hint memory:auto
 	Background   bool          // what the main process leaves behind lives on until the session ends
 	NewSession   bool          // in a POSIX session of its own, setsid(2)
 	NoBudget     bool          // leaves variables such as OMP_NUM_THREADS alone
 	NoOOMGroup   bool          // the OOM killer may take single processes of it
 	Credential   *syscall.Credential
-	OOMScoreAdj  *int // nil: ours plus 500
+	Umask        *int                   // the file mode creation mask; nil: ours
+	Rlimits      map[int]syscall.Rlimit // of setrlimit(2), by syscall.RLIMIT_NOFILE and its like
+	Retry        Retry                  // of Run, Output and CombinedOutput
+	OOMScoreAdj  *int                   // nil: ours plus 500
 
 	Pid     int      // of the main process, once it is started
 	Outcome *Outcome // once it is over
@@ -60,7 +66,23 @@ type Cmd struct {
 	started bool
 	waited  bool
 	pipes
+
+	retriable bool                 // what the OOM killer ended may be tried once more
+	first     *C.agentcg_outcome_t // of a call that was
 }
+
+// Retry says whether Run, Output and CombinedOutput run a call once more, with twice the memory, that
+// the OOM killer ended at its own memory.max, if the session allows it more. Only where Stdin is nil,
+// and there are no pipes; what Stdout and Stderr have got by then stays. The JSON of the Outcome has the
+// first call in retries.
+type Retry uint32
+
+// The zero value is RetryAuto.
+const (
+	RetryAuto  Retry = C.AGENTCG_RETRY_DEFAULT // with the hint memory:auto
+	RetryNever Retry = C.AGENTCG_RETRY_NEVER
+	RetryOnce  Retry = C.AGENTCG_RETRY_ONCE
+)
 
 // Command prepares a tool call in the session. It is killed when the context is done before it is
 // over; a context of nil never is.
@@ -122,11 +144,32 @@ func (e *ExitError) Unwrap() error {
 
 // Run starts the call and waits for its end. The error is nil when its verdict is Completed.
 func (c *Cmd) Run() error {
+	fresh := c.pipes
+	c.retriable = c.Stdin == nil && len(fresh.theirs) == 0
 	if err := c.Start(); err != nil {
 		return err
 	}
-	return c.Wait()
+	err := c.Wait()
+	first := c.first
+	if first == nil {
+		return err
+	}
+	defer func() {
+		c.first = nil
+		C.agentcg_outcome_free(first)
+	}()
+	c.pipes, c.started, c.waited, c.retriable = fresh, false, false, false
+	switch again := c.Start(); again {
+	case nil:
+		return c.Wait()
+	case errNotAgain:
+		return err
+	default:
+		return again
+	}
 }
+
+var errNotAgain = errors.New("agentcg: the call is not to be tried again")
 
 // Output runs the call and gives its standard output. When Stderr is nil, an ExitError has its
 // standard error. Of more than CaptureLimit the head and the tail are kept.
@@ -209,8 +252,17 @@ func (c *Cmd) spawn() (*call, error) {
 	options.canceller = started.canceller.c
 	err = c.session.starting(started.canceller, func(s *C.agentcg_session_t) error {
 		var spawned *C.agentcg_call_t
-		if err := check(C.agentcg_session_spawn(s, argv, options, &spawned)); err != nil {
+		var err error
+		if c.first == nil {
+			err = check(C.agentcg_session_spawn(s, argv, options, &spawned))
+		} else {
+			err = check(C.agentcg_session_respawn(s, argv, options, c.first, &spawned))
+		}
+		if err != nil {
 			return err
+		}
+		if spawned == nil {
+			return errNotAgain
 		}
 		return started.open(spawned, c.session.h.log)
 	})
@@ -274,6 +326,15 @@ func (c *Cmd) options(a *arena) (*C.agentcg_call_options_t, error) {
 		o.uid, o.gid = C.uint32_t(id.Uid), C.uint32_t(id.Gid)
 		o.groups, o.nr_groups = (*C.uint32_t)(numbers(a, id.Groups)), C.size_t(len(id.Groups))
 	}
+	if c.Umask != nil {
+		o.umask = C.uint32_t(*c.Umask)
+	}
+	o.retry = C.uint32_t(c.Retry)
+	o.rlimits, o.nr_rlimits = rlimits(a, c.Rlimits)
+	var err error
+	if o.fds, o.nr_fds, err = descriptors(a, c.ExtraFiles); err != nil {
+		return nil, err
+	}
 	o.background = C.bool(c.Background)
 	o.new_session = C.bool(c.NewSession)
 	o.budget = C.bool(!c.NoBudget)
@@ -301,12 +362,17 @@ func (c *Cmd) Wait() error {
 // end waits for the end of the call itself.
 func (c *Cmd) end(started *call) error {
 	c.waited = true
-	outcome, err := started.wait()
+	err := started.wait(func(outcome *C.agentcg_outcome_t) bool {
+		c.Outcome = outcomeOf(outcome)
+		if c.retriable && c.Outcome.Verdict == OOMKilled {
+			c.first = outcome
+		}
+		return c.first == nil
+	})
 	started.close()
 	if err != nil {
 		return err
 	}
-	c.Outcome = outcome
 	return c.exitError()
 }
 

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -226,6 +228,72 @@ func TestSurroundings(t *testing.T) {
 	expect(t, command.Run(), ErrInvalidInput, "huge")
 }
 
+func TestInherited(t *testing.T) {
+	s := calls(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	command := s.Command(context.Background(), "sh", "-c", "echo back >&5; ls /proc/$$/fd")
+	command.ExtraFiles = []*os.File{r, nil, w}
+	out, err := command.Output()
+	if string(out) != "0\n1\n2\n3\n5\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	w.Close()
+	if text, err := io.ReadAll(r); string(text) != "back\n" || err != nil {
+		t.Error(string(text), err)
+	}
+	command = s.Command(context.Background(), "true")
+	command.ExtraFiles = []*os.File{w}
+	if err := command.Run(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+
+	umask := 0o27
+	command = s.Command(context.Background(), "sh", "-c", "umask; ulimit -Sn; ulimit -Hn; ulimit -Sc")
+	command.Umask = &umask
+	command.Rlimits = map[int]syscall.Rlimit{
+		syscall.RLIMIT_NOFILE: {Cur: 20, Max: 30}, syscall.RLIMIT_CORE: {Cur: 0, Max: 0},
+	}
+	if out, err := command.Output(); string(out) != "0027\n20\n30\n0\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	command = s.Command(context.Background(), "true")
+	command.Rlimits = map[int]syscall.Rlimit{4711: {}}
+	if err := command.Run(); !errors.Is(err, syscall.EINVAL) {
+		t.Error(err)
+	}
+}
+
+// Go raises its limit of open files; what it runs has the one that Go was given.
+func TestOpenFiles(t *testing.T) {
+	if os.Getenv("AGENTCG_NOFILE") == "" {
+		child := exec.Command("sh", "-c", `ulimit -Sn 123; exec "$0" -test.run '^TestOpenFiles$' -test.v`, os.Args[0])
+		child.Env = append(os.Environ(), "AGENTCG_NOFILE=123")
+		if out, err := child.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	s := calls(t)
+	if out, err := s.Command(context.Background(), "sh", "-c", "ulimit -Sn").Output(); string(out) != "123\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	limit.Cur = 200
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Command(context.Background(), "sh", "-c", "ulimit -Sn").Output(); string(out) != "200\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+}
+
 func TestNotStarted(t *testing.T) {
 	s := calls(t)
 	command := s.Command(context.Background(), "no-such-program")
@@ -436,6 +504,50 @@ func TestOutOfMemory(t *testing.T) {
 	usage := outcome.Usage
 	if *usage.OOMKills < 1 || *usage.MemoryPeak < 15<<20 || !strings.Contains(err.Error(), outcome.Advice) {
 		t.Errorf("%s", outcome.JSON)
+	}
+}
+
+// With twice the memory it has enough, and what it took is remembered.
+func TestRetry(t *testing.T) {
+	s := calls(t)
+	eat := func(retry Retry) *Cmd {
+		command := s.Command(context.Background(), "python3", "-c", "print(len(b'x' * (40 << 20)))")
+		command.Limits = Limits{MemoryMax: LimitOf(36 << 20), SwapMax: LimitOf(0)}
+		command.History = filepath.Join(t.TempDir(), "history")
+		command.Retry = retry
+		return command
+	}
+	if !found.Supports("memory_controller") {
+		expect(t, eat(RetryOnce).Run(), ErrUnsupported, "memory.max")
+		return
+	}
+	command := eat(RetryNever)
+	verdict(t, command.Run(), OOMKilled)
+	if _, err := os.Stat(command.History); err != nil {
+		t.Error(err)
+	}
+	verdict(t, eat(RetryAuto).Run(), OOMKilled)
+	command = eat(RetryOnce)
+	out, err := command.Output()
+	if string(out) != "41943040\n" || err != nil {
+		t.Errorf("%q %v %s", out, err, command.Outcome.JSON)
+	}
+	var all struct{ Retries []struct{ Verdict string } }
+	if err := json.Unmarshal(command.Outcome.JSON, &all); err != nil || len(all.Retries) != 1 || all.Retries[0].Verdict != "oom_killed" {
+		t.Errorf("%v %s", err, command.Outcome.JSON)
+	}
+	var copied bytes.Buffer
+	command = eat(RetryOnce)
+	command.Stdout = &copied
+	if err := command.Run(); copied.String() != "41943040\n" || err != nil {
+		t.Errorf("%q %v", copied.String(), err)
+	}
+	// The session allows no more.
+	s.SetLimits(Limits{MemoryMax: LimitOf(36 << 20)})
+	command = eat(RetryOnce)
+	verdict(t, command.Run(), OOMKilled)
+	if strings.Contains(string(command.Outcome.JSON), "retries\":[{") {
+		t.Errorf("%s", command.Outcome.JSON)
 	}
 }
 

@@ -140,6 +140,22 @@ func descriptor(file *os.File) (C.int32_t, error) {
 	return C.int32_t(fd), nil
 }
 
+// descriptors are the numbers of files that the call inherits.
+func descriptors(a *arena, files []*os.File) (*C.int32_t, C.size_t, error) {
+	list := make([]int32, len(files))
+	for i, file := range files {
+		list[i] = -1
+		if file != nil {
+			fd, err := descriptor(file)
+			if err != nil {
+				return nil, 0, err
+			}
+			list[i] = int32(fd)
+		}
+	}
+	return (*C.int32_t)(numbers(a, list)), C.size_t(len(list)), nil
+}
+
 // same says that two writers are one; those that cannot be compared are not.
 func same(a, b io.Writer) (equal bool) {
 	defer func() {

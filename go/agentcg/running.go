@@ -38,29 +38,27 @@ func (c *call) with(f func(*C.agentcg_call_t) error) error {
 	return c.h.with(func(c unsafe.Pointer) error { return f((*C.agentcg_call_t)(c)) })
 }
 
-func (c *call) wait() (*Outcome, error) {
+// wait waits for the outcome, which is freed then, unless it is taken.
+func (c *call) wait(see func(*C.agentcg_outcome_t) (free bool)) error {
 	conn, err := c.ready.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var outcome *Outcome
 	var failed error
 	err = conn.Read(func(uintptr) bool {
+		var outcome *C.agentcg_outcome_t
 		failed = c.with(func(c *C.agentcg_call_t) error {
-			var o *C.agentcg_outcome_t
-			if err := check(C.agentcg_call_wait(c, 0, &o)); err != nil || o == nil {
-				return err
-			}
-			defer C.agentcg_outcome_free(o)
-			outcome = outcomeOf(o)
-			return nil
+			return check(C.agentcg_call_wait(c, 0, &outcome))
 		})
+		if outcome != nil && see(outcome) {
+			C.agentcg_outcome_free(outcome)
+		}
 		return outcome != nil || failed != nil
 	})
 	if failed != nil {
 		err = failed
 	}
-	return outcome, err
+	return err
 }
 
 func (c *call) close() {
