@@ -165,7 +165,7 @@ type Usage struct {
 	IOWrite       *uint64
 	PidsPeak      *uint64 // the most processes and threads at one time
 	MemoryHigh    *uint64 // times it was slowed at its own memory.high
-	OOMKills      *uint64
+	OOMKills      *uint64 // as the kernel counts: with memory.oom.group the one that it chose most often twice
 
 	json string
 }

@@ -115,14 +115,16 @@ fn oom_killed(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
 }
 
 fn oom_sentence(e: &Evidence, cause: &Cause) -> String {
-    let kills = e.own.memory.map_or(0, |m| m.oom_kill);
+    let (kills, exact) = e.oom_kills();
+    let others = |n| {
+        let least = if exact { "" } else { "at least " };
+        format!("{least}{n} other process{} of it", if n == 1 { "" } else { "es" })
+    };
     let who = match (&cause.victim, kills) {
         (Some(v), 0 | 1) => format!("{} (pid {}) was", v.comm, v.pid),
-        (Some(v), n) => {
-            format!("{} (pid {}) and {} with it were", v.comm, v.pid, count(n - 1, "process"))
-        }
+        (Some(v), n) => format!("{} (pid {}) and {} were", v.comm, v.pid, others(n - 1)),
         (None, 0 | 1) => "A process of it was".to_owned(),
-        (None, n) => format!("{} of it were", count(n, "process")),
+        (None, n) => format!("A process and {} were", others(n - 1)),
     };
     let peak = match e.usage.memory_peak_bytes {
         Some(peak) => format!(" (the call's peak: {})", size(peak)),
@@ -479,10 +481,6 @@ fn number(n: f64) -> String {
 
 fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
-}
-
-fn count(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}es") }
 }
 
 /// "250 ms", "1.5 s", "12 min 5 s".

@@ -242,6 +242,7 @@ impl Met {
             own.max = own.max.max(below.max);
             own.oom = own.oom.max(below.oom);
             own.oom_kill = own.oom_kill.max(below.oom_kill);
+            own.oom_group_kill = own.oom_group_kill.max(below.oom_group_kill);
         }
     }
 }
