@@ -18,7 +18,7 @@ use super::outcome::{Ended, Outcome, Scope, Stopped, Verdict};
 use super::running::{Ending, Plan, Running};
 use super::stdio::{Opened, Stdio, raw};
 use super::supervisor::Slot;
-use super::{CallControl, Pipes, ToolCall};
+use super::{CallControl, Pipes, ToolCall, US};
 use crate::admission::{Need, Pass};
 use crate::budget::budget;
 use crate::cgroup::{Cgroup, Controller, Limit};
@@ -519,7 +519,7 @@ impl Command<'_> {
 
         let queued = Instant::now();
         let pass = self.admitted(&plan);
-        let Parts { calls, cgroup, lock, presence, .. } = call.into_parts();
+        let Parts { calls, cgroup, lock, presence } = call.into_parts();
         let queued = queued.elapsed();
         let before = calls.ancestors().baseline();
         let (started, started_at) = (Instant::now(), SystemTime::now());
@@ -570,7 +570,7 @@ impl Command<'_> {
                     cgroup: &cgroup,
                     before: &before,
                     ended: Ended::NotStarted(error),
-                    stopped: cancelled.then(|| Stopped::Cancelled("the caller".into())),
+                    stopped: cancelled.then(|| Stopped::Cancelled(US.into())),
                     alone: true,
                     started_at,
                     duration: started.elapsed(),
@@ -615,7 +615,7 @@ impl Command<'_> {
             limits.memory_max = Some(Limit::Value(memory));
         }
         Plan {
-            call: call.name().to_owned(),
+            call: call.name().into_owned(),
             command,
             hint: (!self.hint.is_empty()).then(|| self.hint.to_string()),
             limits,

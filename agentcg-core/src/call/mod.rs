@@ -68,6 +68,9 @@ pub use usage::Usage;
 /// Our ends of a call's standard input, output and error.
 type Pipes = [Option<OwnedFd>; 3];
 
+/// Who cancels a call through its handle, in the words of the advice.
+const US: &str = "the caller";
+
 /// A call that has been started. Dropping it kills all of its processes.
 #[derive(Debug)]
 #[must_use = "dropping a tool call kills it"]
@@ -191,12 +194,12 @@ impl CallControl {
 
     /// As [`ToolCall::cancel`].
     pub fn cancel(&self) {
-        self.stop(None);
+        self.stop(US, Signal::TERM, None);
     }
 
     /// As [`ToolCall::kill`].
     pub fn kill(&self) {
-        self.stop(Some(Duration::ZERO));
+        self.stop(US, Signal::TERM, Some(Duration::ZERO));
     }
 
     /// A forked child has the memory of its parent, but not the thread that watches over the call.
@@ -204,9 +207,9 @@ impl CallControl {
         self.inbox.check_process()
     }
 
-    fn stop(&self, grace: Option<Duration>) {
+    fn stop(&self, by: impl Into<String>, signal: Signal, grace: Option<Duration>) {
         if let Some(id) = self.id {
-            self.inbox.stop(id, Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
+            self.inbox.stop(id, Stopped::Cancelled(by.into()), signal, grace);
         }
     }
 
@@ -216,10 +219,7 @@ impl CallControl {
     /// # Errors
     /// `InvalidInput` for a number that is no signal.
     pub fn interrupt(&self, signal: i32, by: impl Into<String>) -> Result<()> {
-        let signal = processes::signal_of(signal)?;
-        if let Some(id) = self.id {
-            self.inbox.stop(id, Stopped::Cancelled(by.into()), signal, None);
-        }
+        self.stop(by, processes::signal_of(signal)?, None);
         Ok(())
     }
 

@@ -18,8 +18,8 @@ use rustix::process::Signal;
 
 use super::evidence::{Baseline, End};
 use super::outcome::{Ended, Outcome, Sample, Stopped, Survivor};
-use super::processes;
 use super::stdio::{Collect, Feed};
+use super::{US, processes};
 use crate::admission::Pass;
 use crate::cgroup::Cgroup;
 use crate::limits::Limits;
@@ -375,7 +375,7 @@ impl Running {
         loop {
             if std::mem::take(&mut ask) && interrupted() {
                 let grace = self.plan.grace.min(INTERRUPTED_GRACE);
-                self.stop(Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
+                self.stop(Stopped::Cancelled(US.into()), Signal::TERM, grace);
             }
             let next = match self.poll(&sources) {
                 Ok(Some(source)) => self.on_event(source),
