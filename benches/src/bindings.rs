@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::events::{own_filter, storm};
 
-/// Calls in a block. The languages take turns by blocks, short ones, so that what else the machine
-/// does meets all alike.
+/// Calls of one way in a round, of which the median counts. Few, so that what else the machine does
+/// meets all ways alike.
 const BLOCK: u32 = 5;
 
 /// A program of `benches/bindings`, which does what it is told, line by line.
@@ -83,31 +83,55 @@ pub fn run(directory: &Path, rounds: u32, processes: u32) -> Result<()> {
     events(&mut c, &mut go, processes)
 }
 
+/// What takes turns, each with the one that its time is held against: Go's Run is a start and a wait.
+const WAYS: [(&str, usize); 5] = [
+    ("Rust, status", 0),
+    ("C, run", 0),
+    ("Rust, spawn + wait", 2),
+    ("C, spawn + wait", 2),
+    ("Go, Run", 2),
+];
+
 fn calls(c: &mut Program, go: &mut Program, rounds: u32) -> Result<()> {
     let root = mount_point()?.join(format!("agentcg-bench-{}", std::process::id()));
     let runtime = Runtime::builder().root(root).build()?;
     let session = runtime.session("bench", SessionConfig::default())?;
-    let blocks = rounds.div_ceil(BLOCK).max(3);
-    println!("\n/bin/true, start to end, medians of {blocks} blocks of {BLOCK} calls, in turn");
-    let names = ["Rust, status", "C, run", "Rust, spawn + wait", "C, spawn + wait", "Go, Run"];
-    let mut medians = [const { Vec::new() }; 5];
-    for i in 0..=blocks {
-        let row = [
-            block(&session, false)?,
-            c.number(&format!("run {BLOCK}"))?,
-            block(&session, true)?,
-            c.number(&format!("spawn {BLOCK}"))?,
-            go.number(&format!("run {BLOCK}"))?,
-        ];
-        // The first one warms up.
-        if i > 0 {
-            row.into_iter().zip(&mut medians).for_each(|(time, all)| all.push(time));
+    let rounds = rounds.div_ceil(BLOCK).max(3) as usize;
+    println!("\n/bin/true, start to end, {rounds} rounds of {BLOCK} calls each, in turn");
+    let mut measure = |way: usize| match way {
+        0 => block(&session, false),
+        1 => c.number(&format!("run {BLOCK}")),
+        2 => block(&session, true),
+        3 => c.number(&format!("spawn {BLOCK}")),
+        _ => go.number(&format!("run {BLOCK}")),
+    };
+    let mut times = [const { Vec::new() }; WAYS.len()];
+    let mut ratios = [const { Vec::new() }; WAYS.len()];
+    for round in 0..=rounds {
+        let mut row = [0; WAYS.len()];
+        // Each comes first, and after each other one, as often as the others: their number is prime.
+        let step = 1 + round / WAYS.len() % (WAYS.len() - 1);
+        for turn in 0..WAYS.len() {
+            let way = (round + turn * step) % WAYS.len();
+            row[way] = measure(way)?;
+        }
+        // The first round warms up.
+        for (way, (_, base)) in WAYS.iter().enumerate().filter(|_| round > 0) {
+            times[way].push(row[way]);
+            ratios[way].push(row[way] as f64 / row[*base] as f64);
         }
     }
-    let medians = medians.map(|mut all| median(&mut all) as f64 / 1000.0);
-    // Go's Run is a start and a wait.
-    for ((name, time), base) in names.iter().zip(medians).zip([0, 0, 2, 2, 2]) {
-        println!("{name:24} {time:8.0} µs   {:.3}x of {}", time / medians[base], names[base]);
+    // Of ratios within a round, for what else the machine does changes from round to round.
+    println!("{:24} {:>8}      median of the ratios in a round (95 % sure)", "", "median");
+    for (way, (name, base)) in WAYS.iter().enumerate() {
+        let time = median(&mut times[way]) as f64 / 1000.0;
+        ratios[way].sort_unstable_by(f64::total_cmp);
+        let around = (0.98 * (rounds as f64).sqrt()).ceil() as usize;
+        let [low, middle, high] =
+            [rounds / 2 - around.min(rounds / 2), rounds / 2, rounds / 2 + around]
+                .map(|i| ratios[way][i.min(rounds - 1)]);
+        let base = WAYS[*base].0;
+        println!("{name:24} {time:8.0} µs   {middle:.3}x of {base} ({low:.3} to {high:.3})");
     }
     Ok(())
 }

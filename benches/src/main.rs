@@ -57,7 +57,7 @@ enum What {
         /// Where benches/run.sh has built the programs
         directory: std::path::PathBuf,
         /// Calls of each kind
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 4000)]
         rounds: u32,
         /// Processes whose events are read
         #[arg(long, default_value_t = 8000)]
