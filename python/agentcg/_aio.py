@@ -144,7 +144,7 @@ async def _writer(loop: asyncio.AbstractEventLoop, fd: int) -> asyncio.StreamWri
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
-def _pipe(loop: asyncio.AbstractEventLoop, fd: int, mode: str) -> Any:  # noqa: ANN401 # what the loops expect
+def _pipe(loop: asyncio.AbstractEventLoop, fd: int, mode: str) -> Any:  # what the loops expect
     """Make the object that a loop wants for a pipe.
 
     uvloop closes the object and then the descriptor. Another thread may have been given the number in between, and
