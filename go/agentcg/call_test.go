@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -403,6 +404,31 @@ func TestControlWhileItIsStarted(t *testing.T) {
 	}()
 	verdict(t, command.Run(), Cancelled)
 	<-stopped
+}
+
+// A call that is forgotten is killed, though its output is copied and its context goes on.
+func TestForgottenCall(t *testing.T) {
+	s := calls(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	never, writer := io.Pipe()
+	defer writer.Close()
+	pid := func() int {
+		command := s.Command(ctx, "sleep", "1000")
+		command.Stdin, command.Stdout = never, &bytes.Buffer{}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return command.Pid
+	}()
+	for i := 0; i < 500; i++ {
+		goruntime.GC()
+		if syscall.Kill(pid, 0) == syscall.ESRCH {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("it still runs")
 }
 
 func TestControl(t *testing.T) {

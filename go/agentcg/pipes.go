@@ -90,13 +90,13 @@ func (c *Cmd) pipe(fd int) (theirs, ours *os.File, err error) {
 
 // connect says what becomes of the call's three descriptors.
 func (c *Cmd) connect() error {
-	if c.Stdin != nil {
-		pipe, err := c.give(0, c.Stdin)
+	if in := c.Stdin; in != nil {
+		pipe, err := c.give(0, in)
 		if err != nil {
 			return err
 		}
 		if pipe != nil {
-			c.input = &copier{pipe: pipe, copy: func() error { return copyInput(pipe, c.Stdin) }}
+			c.input = &copier{pipe: pipe, copy: func() error { return copyInput(pipe, in) }}
 		}
 	}
 	for i, out := range []io.Writer{c.Stdout, c.Stderr} {
