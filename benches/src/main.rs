@@ -78,6 +78,9 @@ enum What {
         #[arg(long, default_value_t = 32)]
         at_once: u32,
     },
+    /// What `bindings` has Rust do
+    #[command(hide = true)]
+    Serve { root: std::path::PathBuf },
     /// Uses CPU until it is killed
     #[command(hide = true)]
     Burn,
@@ -85,7 +88,7 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Burn) {
+    if !matches!(what, What::Burn | What::Serve { .. }) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
@@ -99,6 +102,7 @@ fn main() -> anyhow::Result<()> {
         }
         What::Wrappers { rounds } => wrappers::measure(rounds),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
+        What::Serve { root } => bindings::serve(root),
         What::Burn => fairness::burn(),
     }
 }
