@@ -347,8 +347,8 @@ typedef enum {
 
 /**
  * Whether a call that the OOM killer ended at its own `memory.max` is run once more, with twice the
- * memory. Only `agentcg_session_run` does so, and only where standard input is `/dev/null` or
- * `input`.
+ * memory: by `agentcg_session_run`, or by the caller with `agentcg_session_respawn`, and only where
+ * standard input is `/dev/null` or `input`.
  */
 typedef enum {
   /**
@@ -583,7 +583,7 @@ typedef struct {
   const agentcg_canceller_t *canceller;
   /**
    * A file that remembers what commands took, for the hint `memory:auto`; it is made when it is
-   * missing. NULL: none. `agentcg_session_run` also writes it.
+   * missing, and written when an outcome is given. NULL: none.
    */
   const char *history;
   /**
@@ -602,6 +602,15 @@ typedef struct {
    * How many.
    */
   size_t nr_rlimits;
+  /**
+   * Descriptors that the call has as 3, 4, ..., in this order and whatever their numbers here; -1:
+   * closed there. They stay the caller's. May be NULL with `nr_fds` 0.
+   */
+  const int32_t *fds;
+  /**
+   * How many.
+   */
+  size_t nr_fds;
   /**
    * Runs as this user; AGENTCG_UNSET_ID (the default): ours.
    */
@@ -641,7 +650,7 @@ typedef struct {
    */
   bool new_session;
   /**
-   * Passes on descriptors from 3 up that are not close-on-exec. Default false: none.
+   * Passes on descriptors from 3 up that are not close-on-exec. Default false: `fds` only.
    */
   bool inherit_fds;
 } agentcg_call_options_t;
@@ -1281,6 +1290,22 @@ agentcg_error_t *agentcg_session_spawn(const agentcg_session_t *session,
                                        agentcg_call_t **out);
 
 /**
+ * Starts once more, with twice the memory, a call that the OOM killer ended at its own `memory.max`:
+ * as `agentcg_retry_t` in `options` says, and as far as the session allows it.
+ *
+ * `argv` and `options` are those of the first call, and `first` is its outcome, which the outcome of
+ * the new one has in its JSON as `retries`. `out` receives the call, as of `agentcg_session_spawn`,
+ * or NULL when it is not to be tried again.
+ *
+ * Errors: as of `agentcg_session_run`; INVALID_INPUT for NULL in place of `first`.
+ */
+agentcg_error_t *agentcg_session_respawn(const agentcg_session_t *session,
+                                         const char *const *argv,
+                                         const agentcg_call_options_t *options,
+                                         const agentcg_outcome_t *first,
+                                         agentcg_call_t **out);
+
+/**
  * The main process; -1 when it could not be started, and for NULL.
  */
 int32_t agentcg_call_pid(const agentcg_call_t *call);
@@ -1299,8 +1324,8 @@ const char *agentcg_call_path(const agentcg_call_t *call);
 
 /**
  * Gives away our end of the pipe on standard input (`fd` 0), output (1) or error (2), for
- * AGENTCG_STDIO_PIPE: the caller closes it. -1 when there is none, it was given already, and for
- * NULL.
+ * AGENTCG_STDIO_PIPE: the caller closes it. What is not taken is closed when the outcome is given.
+ * -1 when there is none, it was given already, and for NULL.
  */
 int32_t agentcg_call_take_pipe(const agentcg_call_t *call, int32_t fd);
 
@@ -1331,13 +1356,23 @@ agentcg_error_t *agentcg_call_wait(const agentcg_call_t *call,
 
 /**
  * What the call has used so far, or in all when it is over, into the caller's struct; `size` is
- * `sizeof` that. What the kernel did not give is AGENTCG_UNSET.
+ * `sizeof` that. What the kernel did not give is AGENTCG_UNSET; `agentcg_call_usage_json` has the
+ * reasons.
  *
  * Errors: INVALID_INPUT for NULL.
  */
 agentcg_error_t *agentcg_call_usage(const agentcg_call_t *call,
                                     agentcg_usage_t *usage_out,
                                     size_t size);
+
+/**
+ * The same as a JSON object, as of `agentcg_session_usage_json`.
+ *
+ * `json_out` receives a string that the caller frees with `agentcg_string_free`.
+ *
+ * Errors: INVALID_INPUT for NULL.
+ */
+agentcg_error_t *agentcg_call_usage_json(const agentcg_call_t *call, char **json_out);
 
 /**
  * Ends the call: SIGTERM to all its processes, `cgroup.kill` after the grace. Its verdict is
@@ -1483,6 +1518,21 @@ agentcg_error_t *agentcg_events_json(const agentcg_events_t *events, char **json
  * Detaches the probes. NULL is fine.
  */
 void agentcg_events_free(agentcg_events_t *events);
+
+/**
+ * The sessions below a runtime's root with their calls, whoever made them, as a JSON array: for each
+ * session `name`, `path`, `frozen`, `processes`, `background`, `usage` and `calls`, for each of these
+ * `name`, `session`, `path`, `command`, `owner`, `owner_alive`, `started_ms` (since 1970), `frozen`,
+ * `processes`, `usage`. Empty when there is no such cgroup. Nothing is locked or changed, and no
+ * runtime is needed: what is said may be over a moment later. Callable from any thread.
+ *
+ * `root` is the path of the cgroup, as of `agentcg_runtime_path`. `json_out` receives a string that
+ * the caller frees with `agentcg_string_free`.
+ *
+ * Errors: INVALID_INPUT when it is no cgroup, and for NULL; those of reading it.
+ */
+agentcg_error_t *agentcg_inspect_json(const char *root,
+                                      char **json_out);
 
 /**
  * Fills in the defaults: nothing is limited. `size` is `sizeof` the struct. NULL is ignored.

@@ -155,8 +155,7 @@ pub(crate) fn string(text: impl Into<Vec<u8>>) -> Result<*mut c_char> {
     CString::new(text).map(CString::into_raw).map_err(|e| agentcg_error_t::invalid(e.to_string()))
 }
 
-/// As [`string`].
-pub(crate) fn json(value: &impl serde::Serialize) -> Result<*mut c_char> {
-    let text = serde_json::to_string(value).map_err(|e| agentcg_error_t::invalid(e.to_string()))?;
-    string(text)
+/// A value as JSON.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| agentcg_error_t::invalid(e.to_string()))
 }

@@ -1,8 +1,9 @@
 //! `agentcg_call_t`, and how one is started.
 
 use std::ffi::{CString, OsStr, c_char, c_void};
+use std::io;
 use std::mem::{offset_of, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,8 @@ use agentcg_core::{CallControl, Canceller, Command, History, Session, Stdio, Too
 
 use crate::args;
 use crate::error::{
-    Logged, Result, agentcg_error_code_t, agentcg_error_t, free, free_logged, guard,
+    Logged, Result, agentcg_error_code_t, agentcg_error_t, free, free_logged, give_text, guard,
+    make, with,
 };
 use crate::limits::{AGENTCG_UNSET, agentcg_limits_t};
 use crate::log::Log;
@@ -39,8 +41,8 @@ pub const AGENTCG_STDIO_STDOUT: i32 = -6;
 pub const AGENTCG_UNSET_ID: u32 = u32::MAX;
 
 /// Whether a call that the OOM killer ended at its own `memory.max` is run once more, with twice the
-/// memory. Only `agentcg_session_run` does so, and only where standard input is `/dev/null` or
-/// `input`.
+/// memory: by `agentcg_session_run`, or by the caller with `agentcg_session_respawn`, and only where
+/// standard input is `/dev/null` or `input`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum agentcg_retry_t {
@@ -114,7 +116,7 @@ pub struct agentcg_call_options_t {
     /// freed at any time.
     pub canceller: *const agentcg_canceller_t,
     /// A file that remembers what commands took, for the hint `memory:auto`; it is made when it is
-    /// missing. NULL: none. `agentcg_session_run` also writes it.
+    /// missing, and written when an outcome is given. NULL: none.
     pub history: *const c_char,
     /// Supplementary groups; may be NULL with `nr_groups` 0: as we have them, none with `uid`.
     pub groups: *const u32,
@@ -124,6 +126,11 @@ pub struct agentcg_call_options_t {
     pub rlimits: *const agentcg_rlimit_t,
     /// How many.
     pub nr_rlimits: usize,
+    /// Descriptors that the call has as 3, 4, ..., in this order and whatever their numbers here; -1:
+    /// closed there. They stay the caller's. May be NULL with `nr_fds` 0.
+    pub fds: *const i32,
+    /// How many.
+    pub nr_fds: usize,
     /// Runs as this user; AGENTCG_UNSET_ID (the default): ours.
     pub uid: u32,
     /// Runs with this group; AGENTCG_UNSET_ID (the default): ours.
@@ -144,7 +151,7 @@ pub struct agentcg_call_options_t {
     pub budget: bool,
     /// In a POSIX session of its own, setsid(2). Default false.
     pub new_session: bool,
-    /// Passes on descriptors from 3 up that are not close-on-exec. Default false: none.
+    /// Passes on descriptors from 3 up that are not close-on-exec. Default false: `fds` only.
     pub inherit_fds: bool,
 }
 
@@ -176,6 +183,8 @@ unsafe impl Options for agentcg_call_options_t {
         nr_groups: 0,
         rlimits: ptr::null(),
         nr_rlimits: 0,
+        fds: ptr::null(),
+        nr_fds: 0,
         uid: AGENTCG_UNSET_ID,
         gid: AGENTCG_UNSET_ID,
         umask: AGENTCG_UNSET_ID,
@@ -304,12 +313,28 @@ impl agentcg_call_options_t {
         for limit in unsafe { args::slice(self.rlimits, self.nr_rlimits, "rlimits") }? {
             command.rlimit(limit.resource, limit.soft, limit.hard);
         }
+        // SAFETY: required of the caller.
+        let fds = unsafe { args::slice(self.fds, self.nr_fds, "fds") }?.iter();
+        let copies = fds.map(|fd| (*fd != -1).then(|| copy(*fd, "fds")).transpose());
+        command.extra_fds(copies.collect::<Result<Vec<_>>>()?);
         id(self.uid).map(|uid| command.uid(uid));
         id(self.gid).map(|gid| command.gid(gid));
         id(self.umask).map(|mask| command.umask(mask));
         command.new_session(self.new_session).inherit_fds(self.inherit_fds);
         Ok(())
     }
+}
+
+/// Of a descriptor of the caller's.
+fn copy(fd: i32, name: &str) -> Result<OwnedFd> {
+    let copy = match fd {
+        0.. => {
+            // SAFETY: the caller keeps it open until we return; a number that is not open gives EBADF.
+            unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+        }
+        _ => Err(io::Error::from_raw_os_error(libc::EBADF)),
+    };
+    copy.map_err(|e| agentcg_error_t::descriptor(fd, name, &e))
 }
 
 /// `None`: the default. Whether it suits the descriptor is for the core to say.
@@ -321,15 +346,7 @@ fn stdio(fd: i32) -> Result<Option<Stdio>> {
         AGENTCG_STDIO_PIPE => Stdio::Piped,
         AGENTCG_STDIO_CAPTURE => Stdio::Capture,
         AGENTCG_STDIO_STDOUT => Stdio::Stdout,
-        0.. => {
-            // SAFETY: it is the caller's, who keeps it open until we return; a number that is not
-            // open gives EBADF.
-            let given = unsafe { BorrowedFd::borrow_raw(fd) };
-            let copy = given.try_clone_to_owned();
-            Stdio::Fd(copy.map_err(|e| {
-                agentcg_error_t::invalid(format!("invalid descriptor {fd} in stdio: {e}"))
-            })?)
-        }
+        0.. => Stdio::Fd(copy(fd, "stdio")?),
         n => {
             return Err(agentcg_error_t::invalid(format!(
                 "invalid stdio {n}: expected a descriptor or an AGENTCG_STDIO_*"
@@ -416,16 +433,15 @@ pub unsafe extern "C" fn agentcg_call_options_init(
     unsafe { options::init(options, size) }
 }
 
-/// Prepares a command and does something with it.
+/// A command as it was asked for.
 ///
 /// # Safety
 /// The arguments are NULL or as the header says.
-unsafe fn with_command<T>(
+unsafe fn command(
     session: &Session,
     argv: *const *const c_char,
     options: *const agentcg_call_options_t,
-    start: impl FnOnce(&mut Command<'_>) -> agentcg_core::Result<T>,
-) -> Result<T> {
+) -> Result<Command<'_>> {
     // SAFETY: required of the caller.
     let argv = unsafe { args::list(argv) };
     let Some((program, arguments)) = argv.split_first() else {
@@ -435,7 +451,7 @@ unsafe fn with_command<T>(
     command.args(arguments);
     // SAFETY: required of the caller.
     unsafe { options::read(options)?.apply(&mut command) }?;
-    Ok(start(&mut command)?)
+    Ok(command)
 }
 
 /// Runs a tool call and waits until it is over and its cgroup gone. Standard output and error are
@@ -455,17 +471,13 @@ pub unsafe extern "C" fn agentcg_session_run(
     options: *const agentcg_call_options_t,
     out: *mut *mut agentcg_outcome_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a session that it has not freed.
-        let session = unsafe { args::handle(session, "session") }?;
+    let run = |session: &agentcg_session_t| {
         // SAFETY: the caller passes NULL, or a list that ends with NULL and an initialised struct.
-        let run = || unsafe { with_command(&session.session, argv, options, |c| c.output()) };
-        let outcome = session.log.heard(run)?;
-        *out = Box::into_raw(Box::new(agentcg_outcome_t::new(outcome)));
-        Ok(())
-    })
+        let mut command = unsafe { command(&session.session, argv, options) }?;
+        Ok(agentcg_outcome_t::new(command.output()?))
+    };
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { make(session, "session", out, run) }
 }
 
 /// Starts a tool call. Standard input, output and error are ours unless `options` say otherwise.
@@ -483,17 +495,41 @@ pub unsafe extern "C" fn agentcg_session_spawn(
     options: *const agentcg_call_options_t,
     out: *mut *mut agentcg_call_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a session that it has not freed.
-        let session = unsafe { args::handle(session, "session") }?;
+    let spawn = |session: &agentcg_session_t| {
         // SAFETY: the caller passes NULL, or a list that ends with NULL and an initialised struct.
-        let spawn = || unsafe { with_command(&session.session, argv, options, |c| c.spawn()) };
-        let call = session.log.heard(spawn)?;
-        *out = Box::into_raw(Box::new(agentcg_call_t::new(call, session.log.clone())));
-        Ok(())
-    })
+        let mut command = unsafe { command(&session.session, argv, options) }?;
+        Ok(agentcg_call_t::new(command.spawn()?, session.log.clone()))
+    };
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { make(session, "session", out, spawn) }
+}
+
+/// Starts once more, with twice the memory, a call that the OOM killer ended at its own `memory.max`:
+/// as `agentcg_retry_t` in `options` says, and as far as the session allows it.
+///
+/// `argv` and `options` are those of the first call, and `first` is its outcome, which the outcome of
+/// the new one has in its JSON as `retries`. `out` receives the call, as of `agentcg_session_spawn`,
+/// or NULL when it is not to be tried again.
+///
+/// Errors: as of `agentcg_session_run`; INVALID_INPUT for NULL in place of `first`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_session_respawn(
+    session: *const agentcg_session_t,
+    argv: *const *const c_char,
+    options: *const agentcg_call_options_t,
+    first: *const agentcg_outcome_t,
+    out: *mut *mut agentcg_call_t,
+) -> *mut agentcg_error_t {
+    let respawn = |session: &agentcg_session_t| {
+        // SAFETY: the caller passes NULL or an outcome that it has not freed.
+        let first = unsafe { args::handle(first, "first") }?;
+        // SAFETY: the caller passes NULL, or a list that ends with NULL and an initialised struct.
+        let mut command = unsafe { command(&session.session, argv, options) }?;
+        let call = command.respawn(&first.outcome)?;
+        Ok(call.map(|call| agentcg_call_t::new(call, session.log.clone())))
+    };
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { make(session, "session", out, respawn) }
 }
 
 /// The main process; -1 when it could not be started, and for NULL.
@@ -520,8 +556,8 @@ pub unsafe extern "C" fn agentcg_call_path(call: *const agentcg_call_t) -> *cons
 }
 
 /// Gives away our end of the pipe on standard input (`fd` 0), output (1) or error (2), for
-/// AGENTCG_STDIO_PIPE: the caller closes it. -1 when there is none, it was given already, and for
-/// NULL.
+/// AGENTCG_STDIO_PIPE: the caller closes it. What is not taken is closed when the outcome is given.
+/// -1 when there is none, it was given already, and for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_call_take_pipe(call: *const agentcg_call_t, fd: i32) -> i32 {
     // SAFETY: the caller passes NULL or a call that it has not freed.
@@ -534,21 +570,6 @@ pub unsafe extern "C" fn agentcg_call_take_pipe(call: *const agentcg_call_t, fd:
         _ => None,
     });
     pipe.map_or(-1, IntoRawFd::into_raw_fd)
-}
-
-/// Runs a body with a call, and its log.
-///
-/// # Safety
-/// `call` is NULL or not freed yet.
-unsafe fn with(
-    call: *const agentcg_call_t,
-    body: impl FnOnce(&agentcg_call_t) -> Result<()>,
-) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: required of the caller.
-        let call = unsafe { args::handle(call, "call") }?;
-        call.log.heard(|| body(call))
-    })
 }
 
 fn already_given() -> agentcg_error_t {
@@ -579,7 +600,7 @@ pub unsafe extern "C" fn agentcg_call_fd(
         Ok(())
     };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, get) }
+    unsafe { with(call, "call", get) }
 }
 
 /// Waits until the call is over and its cgroup gone, at most `timeout_ms`, for ever with -1, not at
@@ -597,8 +618,6 @@ pub unsafe extern "C" fn agentcg_call_wait(
     out: *mut *mut agentcg_outcome_t,
 ) -> *mut agentcg_error_t {
     let wait = |call: &agentcg_call_t| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
         let timeout = match u64::try_from(timeout_ms) {
             Ok(ms) => Duration::from_millis(ms),
             Err(_) => {
@@ -608,18 +627,19 @@ pub unsafe extern "C" fn agentcg_call_wait(
             }
         };
         // Not under the lock: others may use the call meanwhile.
-        if call.control.wait_timeout(timeout)? {
-            let over = call.lock().take().ok_or_else(already_given)?;
-            *out = Box::into_raw(Box::new(agentcg_outcome_t::new(over.wait()?)));
+        if !call.control.wait_timeout(timeout)? {
+            return Ok(None);
         }
-        Ok(())
+        let over = call.lock().take().ok_or_else(already_given)?;
+        Ok(Some(agentcg_outcome_t::new(over.wait()?)))
     };
-    // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, wait) }
+    // SAFETY: the caller passes NULL, or a call that it has not freed and a place for a pointer.
+    unsafe { make(call, "call", out, wait) }
 }
 
 /// What the call has used so far, or in all when it is over, into the caller's struct; `size` is
-/// `sizeof` that. What the kernel did not give is AGENTCG_UNSET.
+/// `sizeof` that. What the kernel did not give is AGENTCG_UNSET; `agentcg_call_usage_json` has the
+/// reasons.
 ///
 /// Errors: INVALID_INPUT for NULL.
 #[unsafe(no_mangle)]
@@ -637,7 +657,21 @@ pub unsafe extern "C" fn agentcg_call_usage(
         Ok(())
     };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, read) }
+    unsafe { with(call, "call", read) }
+}
+
+/// The same as a JSON object, as of `agentcg_session_usage_json`.
+///
+/// `json_out` receives a string that the caller frees with `agentcg_string_free`.
+///
+/// Errors: INVALID_INPUT for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn agentcg_call_usage_json(
+    call: *const agentcg_call_t,
+    json_out: *mut *mut c_char,
+) -> *mut agentcg_error_t {
+    // SAFETY: the caller passes NULL, or a call that it has not freed and a place for a pointer.
+    unsafe { give_text(call, "call", json_out, |c| Ok(c.control.usage().to_json())) }
 }
 
 /// Ends the call: SIGTERM to all its processes, `cgroup.kill` after the grace. Its verdict is
@@ -651,7 +685,7 @@ pub unsafe extern "C" fn agentcg_call_cancel(call: *const agentcg_call_t) -> *mu
         Ok(())
     };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, cancel) }
+    unsafe { with(call, "call", cancel) }
 }
 
 /// Kills all processes of the call at once. Its verdict is `cancelled`. Nothing happens to one that
@@ -665,7 +699,7 @@ pub unsafe extern "C" fn agentcg_call_kill(call: *const agentcg_call_t) -> *mut 
         Ok(())
     };
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, kill) }
+    unsafe { with(call, "call", kill) }
 }
 
 /// Sends a signal to the main process, and leaves it at that. Nothing happens when that has ended.
@@ -677,7 +711,7 @@ pub unsafe extern "C" fn agentcg_call_signal(
     signal: i32,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, |c| Ok(c.control.signal(signal)?)) }
+    unsafe { with(call, "call", |c| Ok(c.control.signal(signal)?)) }
 }
 
 /// Stops all processes of the call where they are (`cgroup.freeze`, kernel 5.2), or lets them go on.
@@ -689,7 +723,7 @@ pub unsafe extern "C" fn agentcg_call_freeze(
     frozen: bool,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a call that it has not freed.
-    unsafe { with(call, |c| Ok(c.control.freeze(frozen)?)) }
+    unsafe { with(call, "call", |c| Ok(c.control.freeze(frozen)?)) }
 }
 
 /// Frees a call; it is killed when it is not over. NULL is fine.

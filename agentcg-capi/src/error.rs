@@ -1,10 +1,12 @@
 //! Errors as C has them, and the boundary between the languages.
 
 use std::ffi::{CStr, CString, c_char};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use agentcg_core::ErrorKind;
 
+use crate::args;
 use crate::log::Log;
 
 /// The class of a failure. The values never change; later versions may add some.
@@ -66,6 +68,16 @@ impl agentcg_error_t {
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::AGENTCG_ERROR_INVALID_INPUT, message)
     }
+
+    /// A descriptor of the caller's that cannot be used.
+    pub(crate) fn descriptor(fd: i32, name: &str, e: &io::Error) -> Self {
+        let errno = e.raw_os_error().unwrap_or(0);
+        let code = match errno {
+            libc::EBADF => Code::AGENTCG_ERROR_INVALID_INPUT,
+            _ => Code::AGENTCG_ERROR_OS,
+        };
+        Self { errno, ..Self::new(code, format!("duplicate descriptor {fd} of {name}: {e}")) }
+    }
 }
 
 impl From<agentcg_core::Error> for agentcg_error_t {
@@ -117,6 +129,66 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> *mut agentcg_error_t {
 /// A handle with a log of its own.
 pub(crate) trait Logged {
     fn log(&self) -> &Log;
+}
+
+/// Runs a body with a handle, and its log.
+///
+/// # Safety
+/// `handle` is NULL or not freed yet.
+pub(crate) unsafe fn with<H: Logged>(
+    handle: *const H,
+    name: &str,
+    body: impl FnOnce(&H) -> Result<()>,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: required of the caller.
+        let handle = unsafe { args::handle(handle, name) }?;
+        handle.log().heard(|| body(handle))
+    })
+}
+
+/// The same for a body that makes another handle, which goes to `out`; `None`: NULL.
+///
+/// # Safety
+/// As [`with`], and `out` is NULL or may be written to.
+pub(crate) unsafe fn make<H: Logged, T, M: Into<Option<T>>>(
+    from: *const H,
+    name: &str,
+    out: *mut *mut T,
+    body: impl FnOnce(&H) -> Result<M>,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: required of the caller.
+        let out = unsafe { args::out(out, "out") }?;
+        // SAFETY: required of the caller.
+        let from = unsafe { args::handle(from, name) }?;
+        if let Some(made) = from.log().heard(|| body(from))?.into() {
+            *out = Box::into_raw(Box::new(made));
+        }
+        Ok(())
+    })
+}
+
+/// The same for a body that has a text to give, which is freed with `agentcg_string_free`.
+///
+/// # Safety
+/// As [`make`].
+pub(crate) unsafe fn give_text<H: Logged, T: Into<Option<String>>>(
+    of: *const H,
+    name: &str,
+    out: *mut *mut c_char,
+    body: impl FnOnce(&H) -> Result<T>,
+) -> *mut agentcg_error_t {
+    guard(|| {
+        // SAFETY: required of the caller.
+        let out = unsafe { args::out(out, "json_out") }?;
+        // SAFETY: required of the caller.
+        let of = unsafe { args::handle(of, name) }?;
+        if let Some(text) = of.log().heard(|| body(of))?.into() {
+            *out = args::string(text)?;
+        }
+        Ok(())
+    })
 }
 
 /// Frees a handle; what there is to say about it goes to its log.

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
-use agentcg_core::{EventFilter, EventKind, EventMode, EventStream};
+use agentcg_core::{Event, EventFilter, EventKind, EventMode, EventStream};
 
 use crate::args;
-use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, give_text, guard, make};
 use crate::event::{Current, agentcg_event_kind_t, agentcg_event_t};
 use crate::log::Log;
 use crate::options::{self, Options};
@@ -195,21 +195,16 @@ pub unsafe extern "C" fn agentcg_subscribe(
     filter: *const agentcg_event_filter_t,
     out: *mut *mut agentcg_events_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a runtime that it has not freed.
-        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+    let subscribe = |runtime: &agentcg_runtime_t| {
         // SAFETY: the caller passes NULL or an initialised struct.
         let filter = unsafe { options::read(filter) }?;
         // SAFETY: its lists are as long as they say.
         let filter = unsafe { filter.to_core() }?;
-        let stream = runtime.log.heard(|| runtime.runtime.subscribe(filter))?;
-        let log = runtime.log.clone();
-        *out =
-            Box::into_raw(Box::new(agentcg_events_t { stream, current: Current::default(), log }));
-        Ok(())
-    })
+        let stream = runtime.runtime.subscribe(filter)?;
+        Ok(agentcg_events_t { stream, current: Current::default(), log: runtime.log.clone() })
+    };
+    // SAFETY: the caller passes NULL, or a runtime that it has not freed and a place for a pointer.
+    unsafe { make(runtime, "runtime", out, subscribe) }
 }
 
 /// What the filter asks for and this kernel cannot give (FILE_OPEN without tracefs), as a JSON array
@@ -223,19 +218,16 @@ pub unsafe extern "C" fn agentcg_events_missing_json(
     events: *mut agentcg_events_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
-        // uses.
-        let events = unsafe { args::handle_mut(events, "events") }?;
+    let missing = |events: &agentcg_events_t| {
         let missing = events.stream.missing().iter();
         let list: Vec<_> = missing
             .map(|m| serde_json::json!({"what": m.what, "error": m.error.to_string()}))
             .collect();
-        *out = args::json(&list)?;
-        Ok(())
-    })
+        args::json(&list)
+    };
+    // SAFETY: the caller passes NULL, or a stream that it has not freed and that no other thread
+    // uses, and a place for a pointer.
+    unsafe { give_text(events, "events", json_out, missing) }
 }
 
 /// What was delivered and lost so far, as JSON: `received`, `ring_full`, `rate_limited`,
@@ -249,15 +241,9 @@ pub unsafe extern "C" fn agentcg_events_stats_json(
     events: *mut agentcg_events_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
-        // uses.
-        let events = unsafe { args::handle_mut(events, "events") }?;
-        *out = args::json(&events.log.heard(|| events.stream.stats())?)?;
-        Ok(())
-    })
+    // SAFETY: the caller passes NULL, or a stream that it has not freed and that no other thread
+    // uses, and a place for a pointer.
+    unsafe { give_text(events, "events", json_out, |e| args::json(&e.stream.stats()?)) }
 }
 
 /// A descriptor for poll(2) or an event loop that is readable when events wait. Then call
@@ -315,17 +301,10 @@ pub unsafe extern "C" fn agentcg_events_json(
     events: *const agentcg_events_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a stream that it has not freed and that no other thread
-        // uses.
-        let events = unsafe { args::handle(events, "events") }?;
-        if let Some(event) = events.current.event() {
-            *out = args::string(event.to_json())?;
-        }
-        Ok(())
-    })
+    let last = |events: &agentcg_events_t| Ok(events.current.event().map(Event::to_json));
+    // SAFETY: the caller passes NULL, or a stream that it has not freed and that no other thread
+    // uses, and a place for a pointer.
+    unsafe { give_text(events, "events", json_out, last) }
 }
 
 /// Detaches the probes. NULL is fine.

@@ -13,6 +13,7 @@
 //! | `outcome.rs`, `usage.rs` | `agentcg_outcome_t`: what came of one |
 //! | `scheduler.rs` | `agentcg_scheduler_t` |
 //! | `memory.rs` | `agentcg_memory_t` |
+//! | `inspect.rs` | sessions and calls of all processes |
 //! | `events.rs`, `event.rs` | `agentcg_events_t`, and an event as C reads it |
 //!
 //! `include/agentcg.h` is generated from these files (`tests/header.rs`): what is documented here is
@@ -30,6 +31,7 @@ mod call;
 mod error;
 mod event;
 mod events;
+mod inspect;
 mod limits;
 mod log;
 mod memory;
@@ -47,6 +49,7 @@ pub use error::{
 };
 pub use event::{agentcg_event_kind_t, agentcg_event_t};
 pub use events::*;
+pub use inspect::agentcg_inspect_json;
 pub use limits::*;
 pub use log::{agentcg_log_fn_t, agentcg_log_level_t};
 pub use memory::*;
@@ -118,7 +121,7 @@ pub unsafe extern "C" fn agentcg_capabilities_json(
     guard(|| {
         // SAFETY: the caller passes NULL or a place for a pointer.
         let out = unsafe { args::out(json_out, "json_out") }?;
-        *out = args::json(&agentcg_core::Capabilities::probe())?;
+        *out = args::string(args::json(&agentcg_core::Capabilities::probe())?)?;
         Ok(())
     })
 }

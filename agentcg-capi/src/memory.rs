@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentcg_core::{MemcgConfig, MemoryBackend, MemoryProtection};
 
 use crate::args;
-use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, give_text, make};
 use crate::log::Log;
 use crate::options::{self, Options};
 use crate::runtime::agentcg_runtime_t;
@@ -142,20 +142,16 @@ pub unsafe extern "C" fn agentcg_attach_memcg_ops(
     options: *const agentcg_memcg_options_t,
     out: *mut *mut agentcg_memory_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a runtime that it has not freed.
-        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+    let attach = |runtime: &agentcg_runtime_t| {
         // SAFETY: the caller passes NULL or an initialised struct.
         let options = unsafe { options::read(options) }?;
         // SAFETY: its lists are as long as they say.
         let config = unsafe { options.to_core() }?;
-        let protection = runtime.log.heard(|| runtime.runtime.attach_memcg_ops(config))?;
-        let log = runtime.log.clone();
-        *out = Box::into_raw(Box::new(agentcg_memory_t { protection, log }));
-        Ok(())
-    })
+        let protection = runtime.runtime.attach_memcg_ops(config)?;
+        Ok(agentcg_memory_t { protection, log: runtime.log.clone() })
+    };
+    // SAFETY: the caller passes NULL, or a runtime that it has not freed and a place for a pointer.
+    unsafe { make(runtime, "runtime", out, attach) }
 }
 
 /// The name of the mechanism in use: `memcg_bpf_ops` or `cgroup`. Static: it must not be freed. NULL
@@ -184,14 +180,8 @@ pub unsafe extern "C" fn agentcg_memory_stats_json(
     memory: *const agentcg_memory_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a protection that it has not freed.
-        let memory = unsafe { args::handle(memory, "memory") }?;
-        *out = args::json(&memory.protection.stats())?;
-        Ok(())
-    })
+    // SAFETY: the caller passes NULL, or a protection that it has not freed and a place for a pointer.
+    unsafe { give_text(memory, "memory", json_out, |m| args::json(&m.protection.stats())) }
 }
 
 /// Ends the protection and puts back every value that it changed. NULL is fine.

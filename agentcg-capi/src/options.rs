@@ -6,7 +6,8 @@
 //! | smaller: compiled with an older header | what it lacks has its default |
 //! | larger: compiled with a newer header | refused if it sets something that we do not know |
 //!
-//! So a member that is added later goes to the end and means by 0 what was before.
+//! So a member that is added later goes to the end and means by 0 what was before. It must not fit in
+//! the padding there: the size would not tell that it is new, and padding may hold anything.
 
 use std::mem::size_of;
 

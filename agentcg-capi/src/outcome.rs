@@ -103,7 +103,7 @@ pub struct agentcg_output_t {
 /// What came of a tool call. It never changes: any number of threads may read it.
 #[derive(Debug)]
 pub struct agentcg_outcome_t {
-    outcome: Outcome,
+    pub(crate) outcome: Outcome,
     advice: CString,
     error: Option<agentcg_error_t>,
     cause: Option<Texts>,

@@ -7,7 +7,7 @@ use std::ptr;
 use agentcg_core::{Capacity, Runtime, RuntimeBuilder};
 
 use crate::args;
-use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard, with};
 use crate::limits::AGENTCG_UNSET;
 use crate::log::{Log, agentcg_log_fn_t, agentcg_log_level_t};
 use crate::options::{self, Options};
@@ -173,11 +173,11 @@ pub unsafe extern "C" fn agentcg_move_pid(
     pid: i32,
     session: *const agentcg_session_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a runtime that it has not freed.
-        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+    let move_pid = |runtime: &agentcg_runtime_t| {
         // SAFETY: the caller passes NULL or a session that it has not freed.
         let session = unsafe { args::handle(session, "session") }?;
-        runtime.log.heard(|| Ok(runtime.runtime.move_pid(pid, &session.session)?))
-    })
+        Ok(runtime.runtime.move_pid(pid, &session.session)?)
+    };
+    // SAFETY: the caller passes NULL or a runtime that it has not freed.
+    unsafe { with(runtime, "runtime", move_pid) }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentcg_core::{Scheduler, SchedulerConfig, SchedulerScope};
 
 use crate::args;
-use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, give_text, make};
 use crate::log::Log;
 use crate::options::{self, Options};
 use crate::runtime::agentcg_runtime_t;
@@ -102,18 +102,14 @@ pub unsafe extern "C" fn agentcg_start_scheduler(
     options: *const agentcg_scheduler_options_t,
     out: *mut *mut agentcg_scheduler_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a runtime that it has not freed.
-        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+    let start = |runtime: &agentcg_runtime_t| {
         // SAFETY: the caller passes NULL or an initialised struct.
         let config = unsafe { options::read(options) }?.to_core()?;
-        let scheduler = runtime.log.heard(|| runtime.runtime.start_scheduler(config))?;
-        let log = runtime.log.clone();
-        *out = Box::into_raw(Box::new(agentcg_scheduler_t { scheduler, log }));
-        Ok(())
-    })
+        let scheduler = runtime.runtime.start_scheduler(config)?;
+        Ok(agentcg_scheduler_t { scheduler, log: runtime.log.clone() })
+    };
+    // SAFETY: the caller passes NULL, or a runtime that it has not freed and a place for a pointer.
+    unsafe { make(runtime, "runtime", out, start) }
 }
 
 /// Why the kernel detached the scheduler, as JSON (`kind`, `code`, `reason`, `message`, `dump`), or
@@ -127,17 +123,12 @@ pub unsafe extern "C" fn agentcg_scheduler_exited(
     scheduler: *mut agentcg_scheduler_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a scheduler that it has not freed and that no other
-        // thread uses.
-        let scheduler = unsafe { args::handle_mut(scheduler, "scheduler") }?;
-        if let Some(exit) = scheduler.scheduler.exited() {
-            *out = args::json(&exit)?;
-        }
-        Ok(())
-    })
+    let exited = |scheduler: &agentcg_scheduler_t| {
+        scheduler.scheduler.exited().map(|exit| args::json(&exit)).transpose()
+    };
+    // SAFETY: the caller passes NULL, or a scheduler that it has not freed and that no other thread
+    // uses, and a place for a pointer.
+    unsafe { give_text(scheduler, "scheduler", json_out, exited) }
 }
 
 /// Counters since it was attached, as JSON: `direct` (wake-ups straight to an idle CPU), `queued`,
@@ -152,15 +143,9 @@ pub unsafe extern "C" fn agentcg_scheduler_stats_json(
     scheduler: *mut agentcg_scheduler_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        // SAFETY: the caller passes NULL or a scheduler that it has not freed and that no other
-        // thread uses.
-        let scheduler = unsafe { args::handle_mut(scheduler, "scheduler") }?;
-        *out = args::json(&scheduler.scheduler.stats())?;
-        Ok(())
-    })
+    // SAFETY: the caller passes NULL, or a scheduler that it has not freed and that no other thread
+    // uses, and a place for a pointer.
+    unsafe { give_text(scheduler, "scheduler", json_out, |s| args::json(&s.scheduler.stats())) }
 }
 
 /// A descriptor for poll(2) that becomes readable when the kernel detaches the scheduler. It belongs

@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentcg_core::{HintClasses, Priority, Session, SessionConfig};
 
 use crate::args;
-use crate::error::{Logged, Result, agentcg_error_t, free_logged, guard};
+use crate::error::{Logged, Result, agentcg_error_t, free_logged, give_text, make, with};
 use crate::limits::{AGENTCG_UNSET, agentcg_limits_t};
 use crate::log::Log;
 use crate::options::{self, Options};
@@ -154,26 +154,23 @@ pub unsafe extern "C" fn agentcg_session_open(
     options: *const agentcg_session_options_t,
     out: *mut *mut agentcg_session_t,
 ) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(out, "out") }?;
-        // SAFETY: the caller passes NULL or a runtime that it has not freed.
-        let runtime = unsafe { args::handle(runtime, "runtime") }?;
+    let open = |runtime: &agentcg_runtime_t| {
         // SAFETY: the caller passes NULL or a C string.
         let name = unsafe { args::text(name, "name") }?;
         // SAFETY: the caller passes NULL or an initialised struct.
         let options = unsafe { options::read(options) }?;
         // SAFETY: its limits are NULL or initialised.
         let config = unsafe { options.to_core() }?;
-        let session = runtime.log.heard(|| runtime.runtime.session(name, config))?;
-        *out = Box::into_raw(Box::new(agentcg_session_t {
+        let session = runtime.runtime.session(name, config)?;
+        Ok(agentcg_session_t {
             name: args::c_string(session.name()),
             path: args::c_string(session.path()),
             session,
             log: runtime.log.clone(),
-        }));
-        Ok(())
-    })
+        })
+    };
+    // SAFETY: the caller passes NULL, or a runtime that it has not freed and a place for a pointer.
+    unsafe { make(runtime, "runtime", out, open) }
 }
 
 /// The session's name. It belongs to the session and lives as long as that. NULL for NULL.
@@ -191,21 +188,6 @@ pub unsafe extern "C" fn agentcg_session_path(session: *const agentcg_session_t)
     unsafe { session.as_ref() }.map_or(ptr::null(), |s| s.path.as_ptr())
 }
 
-/// Runs a body with a session, and its log.
-///
-/// # Safety
-/// `session` is NULL or not freed yet.
-unsafe fn with(
-    session: *const agentcg_session_t,
-    body: impl FnOnce(&Session) -> Result<()>,
-) -> *mut agentcg_error_t {
-    guard(|| {
-        // SAFETY: required of the caller.
-        let session = unsafe { args::handle(session, "session") }?;
-        session.log.heard(|| body(&session.session))
-    })
-}
-
 /// Changes limits while the session runs; what is unset stays as it is.
 ///
 /// Errors: INVALID_INPUT; UNSUPPORTED for a limit whose controller the root does not have.
@@ -214,12 +196,12 @@ pub unsafe extern "C" fn agentcg_session_set_limits(
     session: *const agentcg_session_t,
     limits: *const agentcg_limits_t,
 ) -> *mut agentcg_error_t {
-    let set = |session: &Session| {
+    let set = |session: &agentcg_session_t| {
         // SAFETY: the caller passes NULL or an initialised struct.
-        Ok(session.set_limits(&unsafe { agentcg_limits_t::to_core(limits) }?)?)
+        Ok(session.session.set_limits(&unsafe { agentcg_limits_t::to_core(limits) }?)?)
     };
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, set) }
+    unsafe { with(session, "session", set) }
 }
 
 /// Moves the harness itself into the session's cgroup `agent`, and makes it the last that the OOM
@@ -233,7 +215,7 @@ pub unsafe extern "C" fn agentcg_session_move_agent(
     pid: i32,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, |s| Ok(s.move_agent(pid)?)) }
+    unsafe { with(session, "session", |s| Ok(s.session.move_agent(pid)?)) }
 }
 
 /// What the session and its calls have used so far, into the caller's struct; `size` is `sizeof`
@@ -247,16 +229,16 @@ pub unsafe extern "C" fn agentcg_session_usage(
     usage_out: *mut agentcg_usage_t,
     size: usize,
 ) -> *mut agentcg_error_t {
-    let read = |session: &Session| {
+    let read = |session: &agentcg_session_t| {
         // SAFETY: the caller passes NULL or a place.
         unsafe { args::place(usage_out.cast::<u8>(), "usage_out") }?;
-        let usage = agentcg_usage_t::from(&session.usage()?);
+        let usage = agentcg_usage_t::from(&session.session.usage()?);
         // SAFETY: the caller's struct is as large as it says.
         unsafe { args::give(&usage, usage_out, size, agentcg_usage_t::FILL) };
         Ok(())
     };
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, read) }
+    unsafe { with(session, "session", read) }
 }
 
 /// What the session has used so far, as a JSON object with the names of `agentcg_usage_t`. What the
@@ -271,14 +253,8 @@ pub unsafe extern "C" fn agentcg_session_usage_json(
     session: *const agentcg_session_t,
     json_out: *mut *mut c_char,
 ) -> *mut agentcg_error_t {
-    let read = |session: &Session| {
-        // SAFETY: the caller passes NULL or a place for a pointer.
-        let out = unsafe { args::out(json_out, "json_out") }?;
-        *out = args::string(session.usage()?.to_json())?;
-        Ok(())
-    };
-    // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, read) }
+    // SAFETY: the caller passes NULL, or a session that it has not freed and a place for a pointer.
+    unsafe { give_text(session, "session", json_out, |s| Ok(s.session.usage()?.to_json())) }
 }
 
 /// Stops all processes of the session where they are, tool calls included (`cgroup.freeze`, kernel
@@ -290,9 +266,10 @@ pub unsafe extern "C" fn agentcg_session_freeze(
     session: *const agentcg_session_t,
     frozen: bool,
 ) -> *mut agentcg_error_t {
-    let freeze = |s: &Session| Ok(if frozen { s.freeze() } else { s.thaw() }?);
+    let freeze =
+        |s: &agentcg_session_t| Ok(if frozen { s.session.freeze() } else { s.session.thaw() }?);
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, freeze) }
+    unsafe { with(session, "session", freeze) }
 }
 
 /// Kills the tool calls of the session, all of them, with the verdict `cancelled`, and what they
@@ -304,7 +281,7 @@ pub unsafe extern "C" fn agentcg_session_kill_calls(
     session: *const agentcg_session_t,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, |s| Ok(s.kill_calls()?)) }
+    unsafe { with(session, "session", |s| Ok(s.session.kill_calls()?)) }
 }
 
 /// Kills every process of the session, the harness included (`cgroup.kill`, kernel 5.14). Do not
@@ -316,7 +293,7 @@ pub unsafe extern "C" fn agentcg_session_kill(
     session: *const agentcg_session_t,
 ) -> *mut agentcg_error_t {
     // SAFETY: the caller passes NULL or a session that it has not freed.
-    unsafe { with(session, |s| Ok(s.kill()?)) }
+    unsafe { with(session, "session", |s| Ok(s.session.kill()?)) }
 }
 
 /// Ends a session: tool calls that run are killed, other processes that are left are moved back to

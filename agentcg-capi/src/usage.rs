@@ -37,7 +37,8 @@ pub struct agentcg_usage_t {
     pub pids_peak: u64,
     /// How often it went over its own `memory.high` and was slowed for it (`memory.events`).
     pub memory_high_events: u64,
-    /// Processes killed by an OOM killer (`memory.events`).
+    /// Processes killed by an OOM killer, as the kernel counts them (`memory.events`): one that it chose
+    /// with `memory.oom.group` most often twice.
     pub oom_kills: u64,
 }
 

@@ -69,19 +69,13 @@ pub fn perform(request: &Request) -> anyhow::Result<Outcome> {
     }
     // Only who asks for it has a file made.
     let history = (request.hint.memory == Some(MemoryHint::Auto)).then(history).flatten();
-    if let Some(history) = &history {
-        command.history(history.clone());
+    if let Some(history) = history {
+        command.history(history);
     }
     command.hint(request.hint.clone());
     let mut call = command.spawn()?;
     watch(&mut call, &signals)?;
-    let outcome = call.wait()?;
-    if let Some(history) = &history
-        && let Err(e) = outcome.record(history)
-    {
-        tracing::warn!("{e}");
-    }
-    Ok(outcome)
+    Ok(call.wait()?)
 }
 
 fn history() -> Option<History> {

@@ -52,15 +52,36 @@ pub(crate) fn exact_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// A size in words, rounded: `1.5 GiB`.
+/// A size in words, with two decimals at most: `1.25 GiB`.
 pub(crate) fn size_in_words(bytes: u64) -> String {
-    for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if bytes >= 1 << shift {
-            let number = format!("{:.2}", bytes as f64 / (1u64 << shift) as f64);
-            return format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'));
+    let (n, unit) = in_unit(bytes, 1024.0);
+    format!("{} {unit}", decimals(n))
+}
+
+/// A size in words, with two digits at least and three at most: `1.5 GiB`, `413 MiB`.
+pub(crate) fn size_about(bytes: u64) -> String {
+    // So that no number is rounded up to the next unit.
+    let (n, unit) = in_unit(bytes, 1023.5);
+    format!("{} {unit}", decimals(if n < 10.0 { (n * 10.0).round() / 10.0 } else { n.round() }))
+}
+
+/// The largest unit in which a size is less than `next`.
+fn in_unit(bytes: u64, next: f64) -> (f64, &'static str) {
+    let mut n = bytes as f64;
+    let mut unit = "bytes";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if n < next {
+            break;
         }
+        n /= 1024.0;
+        unit = larger;
     }
-    format!("{bytes} bytes")
+    (n, unit)
+}
+
+/// A number with two decimals at most.
+pub(crate) fn decimals(n: f64) -> String {
+    ((n * 100.0).round() / 100.0).to_string()
 }
 
 #[cfg(test)]
@@ -88,6 +109,12 @@ mod tests {
         assert_eq!(size_in_words(3 << 29), "1.5 GiB");
         assert_eq!(size_in_words(100 << 20), "100 MiB");
         assert_eq!(size_in_words(0), "0 bytes");
+        assert_eq!(size_in_words((1 << 20) - 1), "1024 KiB");
+        assert_eq!(size_in_words(5 << 28), "1.25 GiB");
+        assert_eq!(size_about((1 << 20) - 1), "1 MiB");
+        assert_eq!(size_about(5 << 28), "1.3 GiB");
+        assert_eq!(size_about(1023), "1023 bytes");
+        assert_eq!(size_about(u64::MAX), "16777216 TiB");
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use agentcg_core::{CallControl, Captured, Ended, History, Outcome};
+use agentcg_core::{CallControl, Captured, Ended, Outcome};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -32,7 +32,6 @@ pub(crate) fn done(py: Python<'_>, outcome: &Outcome) -> Done {
 pub(crate) struct ToolCall {
     call: Handle<agentcg_core::ToolCall>,
     control: CallControl,
-    history: Option<History>,
     path: PathBuf,
     /// Readable when it is over. Our own, for threads and event loops may still have its number when
     /// the outcome has been taken.
@@ -41,18 +40,13 @@ pub(crate) struct ToolCall {
 }
 
 impl ToolCall {
-    pub(crate) fn new(
-        py: Python<'_>,
-        mut call: agentcg_core::ToolCall,
-        history: Option<History>,
-    ) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, mut call: agentcg_core::ToolCall) -> PyResult<Self> {
         let ready = call.ready_fd().map_err(|e| error::from_core(py, &e))?.try_clone_to_owned()?;
         Ok(Self {
             ready,
             pid: call.pid(),
             path: call.path().to_path_buf(),
             control: call.control().clone(),
-            history,
             call: Handle::new("tool call", call),
         })
     }
@@ -92,10 +86,6 @@ impl ToolCall {
     fn finish(&self, py: Python<'_>) -> PyResult<Option<Done>> {
         let Some(call) = self.call.take(py)? else { return Ok(None) };
         let outcome = py.detach(|| call.wait()).map_err(|e| error::from_core(py, &e))?;
-        if let Some(history) = &self.history {
-            // The call is over and its outcome is what matters; the history has a better day.
-            let _ = py.detach(|| outcome.record(history));
-        }
         Ok(Some(done(py, &outcome)))
     }
 

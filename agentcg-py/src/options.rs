@@ -80,7 +80,7 @@ pub(crate) struct Description {
     limits: Limits,
     hint: Hint,
     environment: Vec<(OsString, OsString)>,
-    pub(crate) history: Option<History>,
+    history: Option<History>,
 }
 
 impl Description {

@@ -108,7 +108,6 @@ impl Session {
         options: &Bound<'_, PyDict>,
     ) -> PyResult<ToolCall> {
         let description = Description::new(args, options)?;
-        let history = description.history.clone();
         let session = self.session.with(py, |s| Ok(s.clone()))?;
         let call = py.detach(|| {
             let canceller = Canceller::default();
@@ -117,7 +116,7 @@ impl Session {
             let mut command = description.command(&session);
             command.cancelled_by(&canceller).spawn()
         });
-        ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?, history)
+        ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?)
     }
 
     /// Ends the runs of other threads, then the session.

@@ -1,20 +1,30 @@
 //! What C and Go add to the library: the same work in all three, in turn.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio as StdStdio};
 use std::time::{Duration, Instant};
 
 use agentcg_core::{EventStream, Runtime, Session, SessionConfig, Stdio, mount_point};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::events::{own_filter, storm};
 
-/// Calls in a block. The languages take turns by blocks, short ones, so that what else the machine
-/// does meets all alike.
+/// Calls of one way in a round, of which the median counts. Few, so that what else the machine does
+/// meets all ways alike.
 const BLOCK: u32 = 5;
+/// What takes turns: the program, what it is told, and the way that its time is held against. Go's Run
+/// is a start and a wait.
+const WAYS: [(&str, usize, &str, usize); 5] = [
+    ("Rust, status", 0, "run", 0),
+    ("C, run", 1, "run", 0),
+    ("Rust, spawn + wait", 0, "spawn", 2),
+    ("C, spawn + wait", 1, "spawn", 2),
+    ("Go, Run", 2, "run", 2),
+];
 
-/// A program of `benches/bindings`, which does what it is told, line by line.
+/// A program that does what it is told, line by line: this one in Rust, those of `benches/bindings` in C
+/// and Go. Each is a process of its own, so that the kernel treats all alike.
 struct Program {
     child: Child,
     to: Option<ChildStdin>,
@@ -22,15 +32,14 @@ struct Program {
 }
 
 impl Program {
-    fn start(path: &Path) -> Result<Self> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let root = mount_point()?.join(format!("agentcg-{name}-{}", std::process::id()));
-        let mut child = Command::new(path)
+    fn start(name: &str, command: &mut Command) -> Result<Self> {
+        let root = mount_point()?.join(format!("agentcg-bench-{name}-{}", std::process::id()));
+        let mut child = command
             .arg(root)
             .stdin(StdStdio::piped())
             .stdout(StdStdio::piped())
             .spawn()
-            .with_context(|| format!("{} (benches/run.sh builds it)", path.display()))?;
+            .with_context(|| format!("{command:?} (benches/run.sh builds it)"))?;
         let to = child.stdin.take();
         let from = BufReader::new(child.stdout.take().context("no pipe")?);
         Ok(Self { child, to, from })
@@ -57,10 +66,38 @@ impl Drop for Program {
     }
 }
 
-/// The median of a block, ns.
-fn block(session: &Session, spawn: bool) -> Result<u64> {
+/// What the programs in C and Go do, in Rust.
+pub fn serve(root: PathBuf) -> Result<()> {
+    let runtime = Runtime::builder().root(root).build()?;
+    let session = runtime.session("bench", SessionConfig::default())?;
+    let mut stream = None;
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("run", n) => println!("{}", calls(&session, n.parse()?, false)?),
+            ("spawn", n) => println!("{}", calls(&session, n.parse()?, true)?),
+            ("open", _) => {
+                stream = Some(EventStream::open(&own_filter(64 << 20), None)?);
+                println!("ok");
+            }
+            ("read", _) => {
+                let mut stream = stream.take().context("no stream")?;
+                let (since, mut events) = (Instant::now(), 0);
+                while stream.try_next()?.is_some() {
+                    events += 1;
+                }
+                println!("{events} {}", since.elapsed().as_nanos());
+            }
+            _ => bail!("what is {line}?"),
+        }
+    }
+    Ok(())
+}
+
+/// The median, ns.
+fn calls(session: &Session, n: u32, spawn: bool) -> Result<u64> {
     let mut times = Vec::new();
-    for _ in 0..BLOCK {
+    for _ in 0..n {
         let since = Instant::now();
         let mut command = session.command("/bin/true");
         command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
@@ -77,60 +114,65 @@ fn median(times: &mut [u64]) -> u64 {
 }
 
 pub fn run(directory: &Path, rounds: u32, processes: u32) -> Result<()> {
-    let mut c = Program::start(&directory.join("bench-c"))?;
-    let mut go = Program::start(&directory.join("bench-go"))?;
-    calls(&mut c, &mut go, rounds)?;
-    events(&mut c, &mut go, processes)
+    let mut programs = [
+        Program::start("rust", Command::new(std::env::current_exe()?).arg("serve"))?,
+        Program::start("c", &mut Command::new(directory.join("bench-c")))?,
+        Program::start("go", &mut Command::new(directory.join("bench-go")))?,
+    ];
+    overhead(&mut programs, rounds)?;
+    events(&mut programs, processes)
 }
 
-fn calls(c: &mut Program, go: &mut Program, rounds: u32) -> Result<()> {
-    let root = mount_point()?.join(format!("agentcg-bench-{}", std::process::id()));
-    let runtime = Runtime::builder().root(root).build()?;
-    let session = runtime.session("bench", SessionConfig::default())?;
-    let blocks = rounds.div_ceil(BLOCK).max(3);
-    println!("\n/bin/true, start to end, medians of {blocks} blocks of {BLOCK} calls, in turn");
-    let names = ["Rust, status", "C, run", "Rust, spawn + wait", "C, spawn + wait", "Go, Run"];
-    let mut medians = [const { Vec::new() }; 5];
-    for i in 0..=blocks {
-        let row = [
-            block(&session, false)?,
-            c.number(&format!("run {BLOCK}"))?,
-            block(&session, true)?,
-            c.number(&format!("spawn {BLOCK}"))?,
-            go.number(&format!("run {BLOCK}"))?,
-        ];
-        // The first one warms up.
-        if i > 0 {
-            row.into_iter().zip(&mut medians).for_each(|(time, all)| all.push(time));
+fn overhead(programs: &mut [Program; 3], rounds: u32) -> Result<()> {
+    let rounds = rounds.div_ceil(BLOCK).max(3) as usize;
+    println!("\n/bin/true, start to end, {rounds} rounds of {BLOCK} calls each, in turn");
+    let mut times = [const { Vec::new() }; WAYS.len()];
+    let mut ratios = [const { Vec::new() }; WAYS.len()];
+    for round in 0..=rounds {
+        let mut row = [0; WAYS.len()];
+        // Each comes first, and after each other one, as often as the others: their number is prime.
+        let step = 1 + round / WAYS.len() % (WAYS.len() - 1);
+        for turn in 0..WAYS.len() {
+            let way = (round + turn * step) % WAYS.len();
+            let (_, program, what, _) = WAYS[way];
+            row[way] = programs[program].number(&format!("{what} {BLOCK}"))?;
+        }
+        // The first round warms up.
+        for (way, (.., base)) in WAYS.iter().enumerate().filter(|_| round > 0) {
+            times[way].push(row[way]);
+            ratios[way].push(row[way] as f64 / row[*base] as f64);
         }
     }
-    let medians = medians.map(|mut all| median(&mut all) as f64 / 1000.0);
-    // Go's Run is a start and a wait.
-    for ((name, time), base) in names.iter().zip(medians).zip([0, 0, 2, 2, 2]) {
-        println!("{name:24} {time:8.0} µs   {:.3}x of {}", time / medians[base], names[base]);
+    // Of ratios within a round, for what else the machine does changes from round to round.
+    println!("{:24} {:>8}      median of the ratios in a round (95 % sure)", "", "median");
+    for (way, (name, .., base)) in WAYS.iter().enumerate() {
+        let time = median(&mut times[way]) as f64 / 1000.0;
+        ratios[way].sort_unstable_by(f64::total_cmp);
+        let around = (0.98 * (rounds as f64).sqrt()).ceil() as usize;
+        let [low, middle, high] =
+            [(rounds / 2).saturating_sub(around), rounds / 2, rounds / 2 + around]
+                .map(|i| ratios[way][i.min(rounds - 1)]);
+        let base = WAYS[*base].0;
+        println!("{name:24} {time:8.0} µs   {middle:.3}x of {base} ({low:.3} to {high:.3})");
     }
     Ok(())
 }
 
 /// A buffer that the kernel has filled is read at once.
-fn events(c: &mut Program, go: &mut Program, processes: u32) -> Result<()> {
+fn events(programs: &mut [Program; 3], processes: u32) -> Result<()> {
     println!("\nreading a buffer in which the kernel has recorded {processes} processes");
-    let rate = |events: u64, time: Duration| events as f64 / time.as_secs_f64() / 1e6;
     let mut rates = [const { Vec::new() }; 3];
     for _ in 0..3 {
-        let mut stream = EventStream::open(&own_filter(64 << 20), None)?;
-        c.ask("open")?;
-        go.ask("open")?;
-        storm(processes)?;
-        let (since, mut events) = (Instant::now(), 0);
-        while stream.try_next()?.is_some() {
-            events += 1;
+        for program in &mut *programs {
+            program.ask("open")?;
         }
-        rates[0].push(rate(events, since.elapsed()));
-        for (program, rates) in [&mut *c, &mut *go].into_iter().zip(&mut rates[1..]) {
+        storm(processes)?;
+        let mut expected = None;
+        for (program, rates) in programs.iter_mut().zip(&mut rates) {
             let answer = program.ask("read")?;
-            ensure!(answer.len() == 2 && answer[0] == events, "{answer:?} of {events} events");
-            rates.push(rate(events, Duration::from_nanos(answer[1])));
+            let [events, ns] = answer[..] else { bail!("{answer:?} is no answer") };
+            ensure!(events > 0 && *expected.get_or_insert(events) == events, "{answer:?}");
+            rates.push(events as f64 / Duration::from_nanos(ns).as_secs_f64() / 1e6);
         }
     }
     for (name, mut rates) in ["Rust", "C", "Go"].into_iter().zip(rates) {

@@ -65,7 +65,7 @@ enum What {
         /// Where benches/run.sh has built the programs
         directory: std::path::PathBuf,
         /// Calls of each kind
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 4000)]
         rounds: u32,
         /// Processes whose events are read
         #[arg(long, default_value_t = 8000)]
@@ -88,6 +88,9 @@ enum What {
     },
     /// Memory protection beside the alternatives; in a guest with little memory, and swap
     Memory(memory::Args),
+    /// What `bindings` has Rust do
+    #[command(hide = true)]
+    Serve { root: std::path::PathBuf },
     /// A process of the case that is measured
     #[command(hide = true)]
     MemoryWorker {
@@ -103,7 +106,7 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let what = Cli::parse().what;
-    if !matches!(what, What::Job { .. } | What::MemoryWorker { .. }) {
+    if !matches!(what, What::Job { .. } | What::MemoryWorker { .. } | What::Serve { .. }) {
         let found = agentcg_core::Capabilities::probe();
         let cpus = std::thread::available_parallelism()?;
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
@@ -119,6 +122,7 @@ fn main() -> anyhow::Result<()> {
         What::Memory(args) => memory::run(&args),
         What::MemoryWorker { job, record } => memory::work(&job, &record),
         What::Storm { calls, at_once } => storm::run(calls, at_once),
+        What::Serve { root } => bindings::serve(root),
         What::Job { name, count } => scheduler::job(&name, count),
     }
 }

@@ -99,19 +99,17 @@ func New(options ...Option) (*Runtime, error) {
 	if a.err != nil {
 		return nil, a.err
 	}
-	r := &Runtime{}
+	var log *logger
 	if o.log != nil {
-		r.h.log = newLogger(o.log, o.c)
+		log = newLogger(o.log, o.c)
+		defer log.release()
 	}
 	var c *C.agentcg_runtime_t
 	if err := check(C.agentcg_runtime_new(o.c, &c)); err != nil {
-		r.h.log.release()
 		return nil, err
 	}
-	r.path = C.GoString(C.agentcg_runtime_path(c))
-	r.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) {
-		C.agentcg_runtime_free((*C.agentcg_runtime_t)(c))
-	})
+	r := &Runtime{path: C.GoString(C.agentcg_runtime_path(c))}
+	r.h.set(unsafe.Pointer(c), log, func(c unsafe.Pointer) { C.agentcg_runtime_free((*C.agentcg_runtime_t)(c)) })
 	goruntime.SetFinalizer(r, (*Runtime).Close)
 	return r, nil
 }

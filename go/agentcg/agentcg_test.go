@@ -234,6 +234,39 @@ func TestSession(t *testing.T) {
 	}
 }
 
+func TestInspect(t *testing.T) {
+	r := newRuntime(t)
+	s := session(t, r, "seen", SessionConfig{})
+	command := s.Command(context.Background(), "sleep", "1000")
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	sessions, err := Inspect(r.Path())
+	if err != nil || len(sessions) != 1 || len(sessions[0].Calls) != 1 {
+		t.Fatalf("%+v %v", sessions, err)
+	}
+	seen := sessions[0]
+	call := seen.Calls[0]
+	if seen.Name != "seen" || seen.Path != s.Path() || seen.Processes != 1 || seen.Usage.CPUUser == nil {
+		t.Errorf("%+v", seen)
+	}
+	if call.Command != "sleep 1000" || call.Owner != os.Getpid() || !call.OwnerAlive || call.Session != "seen" {
+		t.Errorf("%+v", call)
+	}
+	if (call.Usage.MemoryPeak != nil) != found.Supports("memory_controller") || time.Since(call.Started()) > time.Hour {
+		t.Errorf("%+v %+v", call.Usage, call.Started())
+	}
+	command.Kill()
+	verdict(t, command.Wait(), Cancelled)
+	if sessions, err := Inspect("/no/such/cgroup"); len(sessions) != 0 || err != nil {
+		t.Errorf("%+v %v", sessions, err)
+	}
+	_, err = Inspect("/tmp")
+	expect(t, err, ErrInvalidInput, "/tmp")
+	_, err = Inspect("a\x00b")
+	expect(t, err, ErrInvalidInput, "NUL")
+}
+
 func TestScheduler(t *testing.T) {
 	r := newRuntime(t)
 	_, err := r.StartScheduler(SchedulerConfig{Slice: time.Microsecond})
@@ -262,6 +295,10 @@ func TestMemoryProtection(t *testing.T) {
 	if config.Delay != 50*time.Millisecond || !config.BelowLow {
 		t.Errorf("%+v", config)
 	}
+	config.Delay = -1
+	_, err := r.AttachMemcgOps(config)
+	expect(t, err, ErrInvalidInput, "Delay")
+	config.Delay = 0
 	config.High = []string{high.Path()}
 	m, err := r.AttachMemcgOps(config)
 	if found.Backends.Memory == "" {
@@ -311,6 +348,28 @@ func TestEventChannel(t *testing.T) {
 	channel = events.Events(context.Background())
 	events.Close()
 	for range channel {
+	}
+	if !errors.Is(events.Err(), os.ErrClosed) {
+		t.Error(events.Err())
+	}
+}
+
+// Nobody reads the channel to its end, and the context is never done.
+func TestEventChannelEndsWithTheStream(t *testing.T) {
+	events := subscribe(t, newRuntime(t), ours(ExecEvents|ExitEvents))
+	before := goruntime.NumGoroutine()
+	channel := events.Events(context.Background())
+	for i := 0; i < cap(channel); i++ {
+		exec.Command("true").Run()
+	}
+	for len(channel) < cap(channel) {
+		time.Sleep(time.Millisecond)
+	}
+	events.Close()
+	for since := time.Now(); goruntime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Since(since) > 10*time.Second {
+			t.Fatal("it still writes to the channel")
+		}
 	}
 	if !errors.Is(events.Err(), os.ErrClosed) {
 		t.Error(events.Err())

@@ -12,7 +12,7 @@ import (
 	"math"
 	"os"
 	goruntime "runtime"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -20,7 +20,7 @@ import (
 
 // Cmd is a tool call being prepared or run: one command and all its descendants, in a cgroup of its
 // own. It is shaped like exec.Cmd, with limits, and an Outcome at the end. One goroutine may use it,
-// but for Cancel, Kill, Signal, Freeze, Thaw and Usage. It can be run once.
+// but for Cancel, Kill, Signal, Freeze, Thaw and Usage, which any may at any time. It can be run once.
 //
 // When the main process has ended, what it has left behind is killed with the call.
 type Cmd struct {
@@ -30,9 +30,13 @@ type Cmd struct {
 	Dir  string   // "": ours
 
 	// As of exec.Cmd: nil is /dev/null, an *os.File is given to the call, anything else is copied by
-	// a goroutine.
+	// a goroutine. The end of the call is the end of the copying: a Read of Stdin that goes on then is
+	// left behind.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+
+	// As of exec.Cmd: entry i becomes descriptor 3+i of the call; nil is closed there.
+	ExtraFiles []*os.File
 
 	Name         string        // of the call and its cgroup; "": one is made up
 	Limits       Limits        // of the call
@@ -42,40 +46,54 @@ type Cmd struct {
 	QueueTimeout time.Duration // how long it may wait where there is a capacity; AtOnce; 0: for ever
 	Sample       time.Duration // takes samples of the usage for the JSON; 0: none
 	CaptureLimit int           // how much Output and CombinedOutput keep; 0: 10 MiB
-	History      string        // a file that remembers what commands took, for the hint memory:auto
+	History      string        // a file that remembers what commands take, for the hint memory:auto
 	Background   bool          // what the main process leaves behind lives on until the session ends
 	NewSession   bool          // in a POSIX session of its own, setsid(2)
 	NoBudget     bool          // leaves variables such as OMP_NUM_THREADS alone
 	NoOOMGroup   bool          // the OOM killer may take single processes of it
 	Credential   *syscall.Credential
-	OOMScoreAdj  *int // nil: ours plus 500
+	Umask        *int                   // the file mode creation mask; nil: ours
+	Rlimits      map[int]syscall.Rlimit // of setrlimit(2), by syscall.RLIMIT_NOFILE and its like
+	Retry        Retry                  // of Run, Output and CombinedOutput
+	OOMScoreAdj  *int                   // nil: ours plus 500
 
 	Pid     int      // of the main process, once it is started
 	Outcome *Outcome // once it is over
 
-	session   *Session
-	ctx       context.Context
-	call      *call
-	canceller *canceller
-	stdio     [3]C.int32_t
-	theirs    []*os.File // ends of pipes for the call
-	ours      []*os.File // our ends
-	copiers   []func() error
-	copied    chan error
-	over      chan struct{}
-	started   bool
-	waited    bool
+	session *Session
+	ctx     context.Context
+	call    atomic.Pointer[call]
+	started bool
+	waited  bool
+	pipes
+
+	retriable bool                 // what the OOM killer ended may be tried once more
+	first     *C.agentcg_outcome_t // of a call that was
 }
+
+// Retry says whether Run, Output and CombinedOutput run a call once more, with twice the memory, that
+// the OOM killer ended at its own memory.max, if the session allows it more. Only where Stdin is nil,
+// and there are no pipes; what Stdout and Stderr have got by then stays. The JSON of the Outcome has the
+// first call in retries.
+type Retry uint32
+
+// The zero value is RetryAuto.
+const (
+	RetryAuto  Retry = C.AGENTCG_RETRY_DEFAULT // with the hint memory:auto
+	RetryNever Retry = C.AGENTCG_RETRY_NEVER
+	RetryOnce  Retry = C.AGENTCG_RETRY_ONCE
+)
 
 // Command prepares a tool call in the session. It is killed when the context is done before it is
 // over; a context of nil never is.
 func (s *Session) Command(ctx context.Context, name string, args ...string) *Cmd {
+	null := C.int32_t(C.AGENTCG_STDIO_NULL)
 	return &Cmd{
 		Path:    name,
 		Args:    append([]string{name}, args...),
 		session: s,
 		ctx:     ctx,
-		stdio:   [3]C.int32_t{C.AGENTCG_STDIO_NULL, C.AGENTCG_STDIO_NULL, C.AGENTCG_STDIO_NULL},
+		pipes:   pipes{stdio: [3]C.int32_t{null, null, null}},
 	}
 }
 
@@ -126,11 +144,32 @@ func (e *ExitError) Unwrap() error {
 
 // Run starts the call and waits for its end. The error is nil when its verdict is Completed.
 func (c *Cmd) Run() error {
+	fresh := c.pipes
+	c.retriable = c.Stdin == nil && len(fresh.theirs) == 0
 	if err := c.Start(); err != nil {
 		return err
 	}
-	return c.Wait()
+	err := c.Wait()
+	first := c.first
+	if first == nil {
+		return err
+	}
+	defer func() {
+		c.first = nil
+		C.agentcg_outcome_free(first)
+	}()
+	c.pipes, c.started, c.waited, c.retriable = fresh, false, false, false
+	switch again := c.Start(); again {
+	case nil:
+		return c.Wait()
+	case errNotAgain:
+		return err
+	default:
+		return again
+	}
 }
+
+var errNotAgain = errors.New("agentcg: the call is not to be tried again")
 
 // Output runs the call and gives its standard output. When Stderr is nil, an ExitError has its
 // standard error. Of more than CaptureLimit the head and the tail are kept.
@@ -166,127 +205,6 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 	return c.Outcome.Stdout.Bytes, err
 }
 
-// StdinPipe is a pipe to the standard input of the call. Wait closes it.
-func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
-	if c.Stdin != nil {
-		return nil, errors.New("agentcg: Stdin is set already")
-	}
-	theirs, ours, err := c.pipe(0)
-	if err != nil {
-		return nil, err
-	}
-	c.Stdin = theirs
-	return ours, nil
-}
-
-// StdoutPipe is a pipe from the standard output of the call. Wait closes it: read all of it before.
-func (c *Cmd) StdoutPipe() (io.ReadCloser, error) {
-	if c.Stdout != nil {
-		return nil, errors.New("agentcg: Stdout is set already")
-	}
-	theirs, ours, err := c.pipe(1)
-	if err != nil {
-		return nil, err
-	}
-	c.Stdout = theirs
-	return ours, nil
-}
-
-// StderrPipe is as StdoutPipe, from the standard error.
-func (c *Cmd) StderrPipe() (io.ReadCloser, error) {
-	if c.Stderr != nil {
-		return nil, errors.New("agentcg: Stderr is set already")
-	}
-	theirs, ours, err := c.pipe(2)
-	if err != nil {
-		return nil, err
-	}
-	c.Stderr = theirs
-	return ours, nil
-}
-
-// pipe makes a pipe for one of the call's descriptors.
-func (c *Cmd) pipe(fd int) (theirs, ours *os.File, err error) {
-	if c.started {
-		return nil, nil, errors.New("agentcg: the call has been started already")
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	theirs, ours = r, w
-	if fd != 0 {
-		theirs, ours = w, r
-	}
-	c.theirs = append(c.theirs, theirs)
-	c.ours = append(c.ours, ours)
-	return theirs, ours, nil
-}
-
-func (c *Cmd) connect() error {
-	switch in := c.Stdin.(type) {
-	case nil:
-	case *os.File:
-		c.stdio[0] = C.int32_t(in.Fd())
-	default:
-		theirs, ours, err := c.pipe(0)
-		if err != nil {
-			return err
-		}
-		c.stdio[0] = C.int32_t(theirs.Fd())
-		c.copiers = append(c.copiers, func() error {
-			_, err := io.Copy(ours, in)
-			if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
-				err = nil // it did not want all of it
-			}
-			ours.Close()
-			return err
-		})
-	}
-	for i, out := range []io.Writer{c.Stdout, c.Stderr} {
-		fd := i + 1
-		if out == nil {
-			continue
-		}
-		if fd == 2 && same(c.Stdout, out) {
-			c.stdio[2] = c.stdio[1]
-			continue
-		}
-		if file, ok := out.(*os.File); ok {
-			c.stdio[fd] = C.int32_t(file.Fd())
-			continue
-		}
-		theirs, ours, err := c.pipe(fd)
-		if err != nil {
-			return err
-		}
-		c.stdio[fd] = C.int32_t(theirs.Fd())
-		to := out
-		c.copiers = append(c.copiers, func() error {
-			_, err := io.Copy(to, ours)
-			ours.Close()
-			return err
-		})
-	}
-	return nil
-}
-
-// same says that two writers are one; those that cannot be compared are not.
-func same(a, b io.Writer) (equal bool) {
-	defer func() {
-		if recover() != nil {
-			equal = false
-		}
-	}()
-	return a == b
-}
-
-func closeAll(files []*os.File) {
-	for _, file := range files {
-		file.Close()
-	}
-}
-
 // Start starts the call. A program that cannot be started is an *ExitError with the verdict
 // SpawnFailed, and errors.Is finds the reason, as os.ErrNotExist. After an error there is nothing to
 // wait for.
@@ -299,71 +217,62 @@ func (c *Cmd) Start() error {
 	if err == nil && c.ctx != nil {
 		err = c.ctx.Err()
 	}
+	var started *call
 	if err == nil {
-		err = c.spawn()
+		started, err = c.spawn()
 	}
 	closeAll(c.theirs)
 	goruntime.KeepAlive(c.Stdin)
 	goruntime.KeepAlive(c.Stdout)
 	goruntime.KeepAlive(c.Stderr)
-	if err == nil && c.call.pid < 0 {
-		c.waited = true
-		c.Outcome, err = c.call.wait()
-		if err == nil {
-			err = c.exitError()
-		}
-		close(c.over)
-		c.call.close()
-		c.canceller.close()
+	if err == nil && started.pid < 0 {
+		err = c.end(started)
 	}
 	if err != nil {
 		closeAll(c.ours)
 		return err
 	}
-	c.Pid = c.call.pid
-	c.copied = make(chan error, len(c.copiers))
-	for _, copier := range c.copiers {
-		go func(copier func() error) { c.copied <- copier() }(copier)
-	}
+	c.Pid = started.pid
+	c.copy()
 	return nil
 }
 
-func (c *Cmd) spawn() error {
+func (c *Cmd) spawn() (*call, error) {
 	var a arena
 	defer a.free()
 	options, err := c.options(&a)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	argv := a.list(append([]string{c.Path}, c.Args[min(1, len(c.Args)):]...))
 	if a.err != nil {
-		return a.err
+		return nil, a.err
 	}
-	c.over = make(chan struct{})
-	c.canceller = newCanceller()
-	options.canceller = c.canceller.c
-	if c.ctx != nil && c.ctx.Done() != nil {
-		go func() {
-			select {
-			case <-c.ctx.Done():
-				c.canceller.cancel()
-			case <-c.over:
-			}
-		}()
-	}
-	err = c.session.with(func(s *C.agentcg_session_t) error {
+	started := &call{canceller: newCanceller(c.ctx)}
+	options.canceller = started.canceller.c
+	err = c.session.starting(started.canceller, func(s *C.agentcg_session_t) error {
 		var spawned *C.agentcg_call_t
-		if err := check(C.agentcg_session_spawn(s, argv, options, &spawned)); err != nil {
+		var err error
+		if c.first == nil {
+			err = check(C.agentcg_session_spawn(s, argv, options, &spawned))
+		} else {
+			err = check(C.agentcg_session_respawn(s, argv, options, c.first, &spawned))
+		}
+		if err != nil {
 			return err
 		}
-		c.call, err = newCall(spawned, c.session.h.log.hold())
-		return err
+		if spawned == nil {
+			return errNotAgain
+		}
+		return started.open(spawned, c.session.h.log)
 	})
 	if err != nil {
-		close(c.over)
-		c.canceller.close()
+		started.close()
+		return nil, err
 	}
-	return err
+	goruntime.SetFinalizer(started, (*call).close)
+	c.call.Store(started)
+	return started, nil
 }
 
 func (c *Cmd) options(a *arena) (*C.agentcg_call_options_t, error) {
@@ -411,8 +320,20 @@ func (c *Cmd) options(a *arena) (*C.agentcg_call_options_t, error) {
 		o.oom_score_adj = C.int32_t(score)
 	}
 	if id := c.Credential; id != nil {
+		if id.NoSetGroups {
+			return nil, invalid("Credential: NoSetGroups is not supported")
+		}
 		o.uid, o.gid = C.uint32_t(id.Uid), C.uint32_t(id.Gid)
 		o.groups, o.nr_groups = (*C.uint32_t)(numbers(a, id.Groups)), C.size_t(len(id.Groups))
+	}
+	if c.Umask != nil {
+		o.umask = C.uint32_t(*c.Umask)
+	}
+	o.retry = C.uint32_t(c.Retry)
+	o.rlimits, o.nr_rlimits = rlimits(a, c.Rlimits)
+	var err error
+	if o.fds, o.nr_fds, err = descriptors(a, c.ExtraFiles); err != nil {
+		return nil, err
 	}
 	o.background = C.bool(c.Background)
 	o.new_session = C.bool(c.NewSession)
@@ -424,33 +345,35 @@ func (c *Cmd) options(a *arena) (*C.agentcg_call_options_t, error) {
 // Wait waits until the call is over and its cgroup gone, and all is copied. The error is nil when the
 // verdict is Completed, else an *ExitError, or what copying failed with.
 func (c *Cmd) Wait() error {
-	switch {
-	case c.call == nil:
-		return errors.New("agentcg: the call has not been started")
-	case c.waited:
-		return errors.New("agentcg: the call has been waited for already")
-	}
-	c.waited = true
-	outcome, err := c.call.wait()
-	close(c.over)
-	c.call.close()
-	c.canceller.close()
-	// What copies from our Stdin may wait for ever, and nobody reads it any more.
-	var failed error
-	for range c.copiers {
-		if e := <-c.copied; failed == nil {
-			failed = e
-		}
-	}
-	closeAll(c.ours)
+	started, err := c.running()
 	if err != nil {
 		return err
 	}
-	c.Outcome = outcome
-	if err := c.exitError(); err != nil {
+	if c.waited {
+		return errors.New("agentcg: the call has been waited for already")
+	}
+	err = c.end(started)
+	if failed := c.copied(); err == nil {
+		err = failed
+	}
+	return err
+}
+
+// end waits for the end of the call itself.
+func (c *Cmd) end(started *call) error {
+	c.waited = true
+	err := started.wait(func(outcome *C.agentcg_outcome_t) bool {
+		c.Outcome = outcomeOf(outcome)
+		if c.retriable && c.Outcome.Verdict == OOMKilled {
+			c.first = outcome
+		}
+		return c.first == nil
+	})
+	started.close()
+	if err != nil {
 		return err
 	}
-	return failed
+	return c.exitError()
 }
 
 func (c *Cmd) exitError() error {
@@ -464,12 +387,12 @@ func (c *Cmd) exitError() error {
 	return e
 }
 
-// running gives the call while it runs, to any goroutine.
+// running gives the call once it is started, to any goroutine.
 func (c *Cmd) running() (*call, error) {
-	if c.call == nil {
-		return nil, errors.New("agentcg: the call has not been started")
+	if started := c.call.Load(); started != nil {
+		return started, nil
 	}
-	return c.call, nil
+	return nil, errors.New("agentcg: the call has not been started")
 }
 
 // Cancel ends the call: SIGTERM to all its processes, SIGKILL after the grace.
@@ -514,130 +437,12 @@ func (c *Cmd) Usage() (*Usage, error) {
 		return nil, err
 	}
 	var usage *Usage
-	err = call.with(func(c *C.agentcg_call_t) error {
-		var u C.agentcg_usage_t
-		if err := check(C.agentcg_call_usage(c, &u, C.size_t(unsafe.Sizeof(u)))); err != nil {
-			return err
-		}
-		usage = usageOf(&u, "{}")
-		return nil
+	err = call.with(func(c *C.agentcg_call_t) (err error) {
+		usage, err = readUsage(
+			func(u *C.agentcg_usage_t, size C.size_t) *C.agentcg_error_t { return C.agentcg_call_usage(c, u, size) },
+			func(text **C.char) *C.agentcg_error_t { return C.agentcg_call_usage_json(c, text) },
+		)
+		return err
 	})
 	return usage, err
-}
-
-// call is one that was started.
-type call struct {
-	h   handle
-	pid int
-	// A duplicate of the library's descriptor, which Go's network poller waits on: no thread waits.
-	ready *os.File
-}
-
-func newCall(c *C.agentcg_call_t, log *logger) (*call, error) {
-	this := &call{pid: int(C.agentcg_call_pid(c))}
-	this.h.log = log
-	this.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_call_free((*C.agentcg_call_t)(c)) })
-	goruntime.SetFinalizer(this, (*call).close)
-	var fd C.int32_t
-	err := check(C.agentcg_call_fd(c, &fd))
-	if err == nil {
-		this.ready, err = pollable(uintptr(fd), "agentcg call")
-	}
-	if err != nil {
-		this.close()
-		return nil, err
-	}
-	return this, nil
-}
-
-func (c *call) with(f func(*C.agentcg_call_t) error) error {
-	defer goruntime.KeepAlive(c)
-	return c.h.with(func(c unsafe.Pointer) error { return f((*C.agentcg_call_t)(c)) })
-}
-
-func (c *call) wait() (*Outcome, error) {
-	conn, err := c.ready.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var outcome *Outcome
-	var failed error
-	err = conn.Read(func(uintptr) bool {
-		failed = c.with(func(c *C.agentcg_call_t) error {
-			var o *C.agentcg_outcome_t
-			if err := check(C.agentcg_call_wait(c, 0, &o)); err != nil || o == nil {
-				return err
-			}
-			defer C.agentcg_outcome_free(o)
-			outcome = outcomeOf(o)
-			return nil
-		})
-		return outcome != nil || failed != nil
-	})
-	if failed != nil {
-		err = failed
-	}
-	return outcome, err
-}
-
-func (c *call) close() {
-	goruntime.SetFinalizer(c, nil)
-	if c.ready != nil {
-		c.ready.Close()
-	}
-	c.h.close()
-}
-
-// canceller ends one call, from before it is started.
-type canceller struct {
-	mu sync.Mutex
-	c  *C.agentcg_canceller_t
-}
-
-func newCanceller() *canceller {
-	c := &canceller{c: C.agentcg_canceller_new()}
-	goruntime.SetFinalizer(c, (*canceller).close)
-	return c
-}
-
-func (c *canceller) cancel() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.c != nil {
-		// The call is over, or its timeout and the end of the session are still there.
-		_ = check(C.agentcg_canceller_cancel(c.c))
-	}
-}
-
-func (c *canceller) close() {
-	goruntime.SetFinalizer(c, nil)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	C.agentcg_canceller_free(c.c)
-	c.c = nil
-}
-
-// milliseconds rounds up: a short time is something else than none. 0 is not set.
-func milliseconds(name string, d time.Duration) (C.uint64_t, error) {
-	switch {
-	case d < 0:
-		return 0, &Error{Code: ErrInvalidInput, Message: fmt.Sprintf("invalid %s %v: it is negative", name, d)}
-	case d == 0:
-		return C.AGENTCG_UNSET, nil
-	}
-	return C.uint64_t((d-1)/time.Millisecond + 1), nil
-}
-
-func min(a, b int) int {
-	if a < b {
-		return a
-	}
-	return b
-}
-
-func max(a, b int) int {
-	if a > b {
-		return a
-	}
-	return b
 }

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -126,6 +129,78 @@ func TestPipesAndCopies(t *testing.T) {
 	}
 }
 
+// soon fails when something does not end.
+func soon(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on:", what)
+	}
+}
+
+// The end of the call is the end of the copying, whoever holds the other ends.
+func TestCopyingEndsWithTheCall(t *testing.T) {
+	s := calls(t)
+	never, writer := io.Pipe()
+	defer writer.Close()
+	command := s.Command(context.Background(), "true")
+	command.Stdin = never
+	soon(t, "a Read of Stdin that nobody answers", func() {
+		if err := command.Run(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	var out, errors bytes.Buffer
+	command = s.Command(context.Background(), "sh", "-c", "echo out; echo error >&2; sleep 1000 & head -c 70000 /dev/zero")
+	command.Background = true
+	command.Stdout, command.Stderr = &out, &errors
+	soon(t, "what is left in the background", func() {
+		if err := command.Run(); err != nil || out.Len() != 70004 || errors.String() != "error\n" {
+			t.Error(err, out.Len(), errors.String())
+		}
+	})
+
+	failed := fmt.Errorf("it is full")
+	command = s.Command(context.Background(), "echo", "out")
+	command.Stdout = writerFunc(func([]byte) (int, error) { return 0, failed })
+	if err := command.Run(); err != failed {
+		t.Error(err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// A descriptor that is closed is none, and least of all ours.
+func TestClosedFiles(t *testing.T) {
+	s := calls(t)
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	for _, closed := range []*os.File{file, nil} {
+		command := s.Command(context.Background(), "true")
+		command.Stdout = closed
+		if err := command.Run(); !errors.Is(err, os.ErrClosed) {
+			t.Error(err)
+		}
+		command = s.Command(context.Background(), "true")
+		command.Stdin = closed
+		if err := command.Run(); !errors.Is(err, os.ErrClosed) {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSurroundings(t *testing.T) {
 	s := calls(t)
 	t.Setenv("AGENTCG_TEST_OURS", "ours")
@@ -141,6 +216,9 @@ func TestSurroundings(t *testing.T) {
 	if out, err := command.Output(); string(out) != "a=b 5432 5433 54 me\n" || err != nil {
 		t.Errorf("%q %v", out, err)
 	}
+	command = s.Command(context.Background(), "true")
+	command.Credential = &syscall.Credential{NoSetGroups: true}
+	expect(t, command.Run(), ErrInvalidInput, "NoSetGroups")
 	command = s.Command(context.Background(), "true", "a\x00b")
 	expect(t, command.Run(), ErrInvalidInput, "NUL")
 	command = s.Command(context.Background(), "true")
@@ -149,6 +227,72 @@ func TestSurroundings(t *testing.T) {
 	command = s.Command(context.Background(), "true")
 	command.Hint = "memory:huge"
 	expect(t, command.Run(), ErrInvalidInput, "huge")
+}
+
+func TestInherited(t *testing.T) {
+	s := calls(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	command := s.Command(context.Background(), "sh", "-c", "echo back >&5; ls /proc/$$/fd")
+	command.ExtraFiles = []*os.File{r, nil, w}
+	out, err := command.Output()
+	if string(out) != "0\n1\n2\n3\n5\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	w.Close()
+	if text, err := io.ReadAll(r); string(text) != "back\n" || err != nil {
+		t.Error(string(text), err)
+	}
+	command = s.Command(context.Background(), "true")
+	command.ExtraFiles = []*os.File{w}
+	if err := command.Run(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+
+	umask := 0o27
+	command = s.Command(context.Background(), "sh", "-c", "umask; ulimit -Sn; ulimit -Hn; ulimit -Sc")
+	command.Umask = &umask
+	command.Rlimits = map[int]syscall.Rlimit{
+		syscall.RLIMIT_NOFILE: {Cur: 20, Max: 30}, syscall.RLIMIT_CORE: {Cur: 0, Max: 0},
+	}
+	if out, err := command.Output(); string(out) != "0027\n20\n30\n0\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	command = s.Command(context.Background(), "true")
+	command.Rlimits = map[int]syscall.Rlimit{4711: {}}
+	if err := command.Run(); !errors.Is(err, syscall.EINVAL) {
+		t.Error(err)
+	}
+}
+
+// Go raises its limit of open files; what it runs has the one that Go was given.
+func TestOpenFiles(t *testing.T) {
+	if os.Getenv("AGENTCG_NOFILE") == "" {
+		child := exec.Command("sh", "-c", `ulimit -Sn 123; exec "$0" -test.run '^TestOpenFiles$' -test.v`, os.Args[0])
+		child.Env = append(os.Environ(), "AGENTCG_NOFILE=123")
+		if out, err := child.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	s := calls(t)
+	if out, err := s.Command(context.Background(), "sh", "-c", "ulimit -Sn").Output(); string(out) != "123\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	limit.Cur = 200
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Command(context.Background(), "sh", "-c", "ulimit -Sn").Output(); string(out) != "200\n" || err != nil {
+		t.Errorf("%q %v", out, err)
+	}
 }
 
 func TestNotStarted(t *testing.T) {
@@ -222,6 +366,71 @@ func TestContextEndsTheQueue(t *testing.T) {
 	verdict(t, first.Wait(), Cancelled)
 }
 
+func TestCloseEndsTheQueue(t *testing.T) {
+	r, err := New(WithRoot(root(t)), WithCapacity(Capacity{Calls: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	busy := session(t, r, "busy", SessionConfig{})
+	first := busy.Command(context.Background(), "sleep", "1000")
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := session(t, r, "waits", SessionConfig{})
+	waiting := make(chan error, 3)
+	for i := 0; i < cap(waiting); i++ {
+		go func() { waiting <- s.Command(context.Background(), "true").Run() }()
+	}
+	time.Sleep(50 * time.Millisecond)
+	soon(t, "Close, while calls wait", func() { s.Close() })
+	for i := 0; i < cap(waiting); i++ {
+		verdict(t, <-waiting, Cancelled)
+	}
+	if err := s.Command(context.Background(), "true").Run(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// Any goroutine may control a call at any time: the race detector looks on.
+func TestControlWhileItIsStarted(t *testing.T) {
+	command := calls(t).Command(context.Background(), "sleep", "1000")
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for command.Kill() != nil {
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	verdict(t, command.Run(), Cancelled)
+	<-stopped
+}
+
+// A call that is forgotten is killed, though its output is copied and its context goes on.
+func TestForgottenCall(t *testing.T) {
+	s := calls(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	never, writer := io.Pipe()
+	defer writer.Close()
+	pid := func() int {
+		command := s.Command(ctx, "sleep", "1000")
+		command.Stdin, command.Stdout = never, &bytes.Buffer{}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return command.Pid
+	}()
+	for i := 0; i < 500; i++ {
+		goruntime.GC()
+		if syscall.Kill(pid, 0) == syscall.ESRCH {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("it still runs")
+}
+
 func TestControl(t *testing.T) {
 	s := calls(t)
 	command := s.Command(context.Background(), "cat")
@@ -257,8 +466,12 @@ func TestControl(t *testing.T) {
 	if text := <-echoed; text != "hello" {
 		t.Error(text)
 	}
-	if usage, err := command.Usage(); err != nil || usage.CPUSystem == nil {
+	usage, err := command.Usage()
+	if err != nil || usage.CPUSystem == nil {
 		t.Error(usage, err)
+	}
+	if _, missing := usage.Unavailable()["memory_current_bytes"]; missing != (usage.MemoryCurrent == nil) {
+		t.Error(usage.Unavailable())
 	}
 	expect(t, command.Signal(4711), ErrInvalidInput, "4711")
 	if err := command.Signal(syscall.SIGINT); err != nil {
@@ -317,6 +530,50 @@ func TestOutOfMemory(t *testing.T) {
 	usage := outcome.Usage
 	if *usage.OOMKills < 1 || *usage.MemoryPeak < 15<<20 || !strings.Contains(err.Error(), outcome.Advice) {
 		t.Errorf("%s", outcome.JSON)
+	}
+}
+
+// With twice the memory it has enough, and what it took is remembered.
+func TestRetry(t *testing.T) {
+	s := calls(t)
+	eat := func(retry Retry) *Cmd {
+		command := s.Command(context.Background(), "python3", "-c", "print(len(b'x' * (40 << 20)))")
+		command.Limits = Limits{MemoryMax: LimitOf(36 << 20), SwapMax: LimitOf(0)}
+		command.History = filepath.Join(t.TempDir(), "history")
+		command.Retry = retry
+		return command
+	}
+	if !found.Supports("memory_controller") {
+		expect(t, eat(RetryOnce).Run(), ErrUnsupported, "memory.max")
+		return
+	}
+	command := eat(RetryNever)
+	verdict(t, command.Run(), OOMKilled)
+	if _, err := os.Stat(command.History); err != nil {
+		t.Error(err)
+	}
+	verdict(t, eat(RetryAuto).Run(), OOMKilled)
+	command = eat(RetryOnce)
+	out, err := command.Output()
+	if string(out) != "41943040\n" || err != nil {
+		t.Errorf("%q %v %s", out, err, command.Outcome.JSON)
+	}
+	var all struct{ Retries []struct{ Verdict string } }
+	if err := json.Unmarshal(command.Outcome.JSON, &all); err != nil || len(all.Retries) != 1 || all.Retries[0].Verdict != "oom_killed" {
+		t.Errorf("%v %s", err, command.Outcome.JSON)
+	}
+	var copied bytes.Buffer
+	command = eat(RetryOnce)
+	command.Stdout = &copied
+	if err := command.Run(); copied.String() != "41943040\n" || err != nil {
+		t.Errorf("%q %v", copied.String(), err)
+	}
+	// The session allows no more.
+	s.SetLimits(Limits{MemoryMax: LimitOf(36 << 20)})
+	command = eat(RetryOnce)
+	verdict(t, command.Run(), OOMKilled)
+	if strings.Contains(string(command.Outcome.JSON), "retries\":[{") {
+		t.Errorf("%s", command.Outcome.JSON)
 	}
 }
 

@@ -4,6 +4,7 @@ package agentcg
 import "C"
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 )
@@ -82,6 +83,10 @@ func (e *Error) Unwrap() error {
 		return nil
 	}
 	return e.Errno
+}
+
+func invalid(format string, values ...any) error {
+	return &Error{Code: ErrInvalidInput, Message: fmt.Sprintf(format, values...)}
 }
 
 func check(e *C.agentcg_error_t) error {

@@ -89,13 +89,16 @@ type EventStream struct {
 	ready *os.File
 	conn  syscall.RawConn
 	next  *C.agentcg_event_t
-	mu    sync.Mutex
-	err   error
+	// Closed with the stream.
+	closed chan struct{}
+	once   sync.Once
+	mu     sync.Mutex
+	err    error
 }
 
 // Subscribe attaches the probes that a filter needs.
 func (r *Runtime) Subscribe(filter EventFilter) (*EventStream, error) {
-	e := &EventStream{}
+	e := &EventStream{closed: make(chan struct{})}
 	err := r.with(func(c *C.agentcg_runtime_t) error {
 		return e.open(c, filter, r.h.log)
 	})
@@ -159,8 +162,7 @@ func (e *EventStream) open(r *C.agentcg_runtime_t, filter EventFilter, log *logg
 	if err := check(C.agentcg_subscribe(r, &cfilter, &c)); err != nil {
 		return err
 	}
-	e.h.log = log.hold()
-	e.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_events_free((*C.agentcg_events_t)(c)) })
+	e.h.set(unsafe.Pointer(c), log, func(c unsafe.Pointer) { C.agentcg_events_free((*C.agentcg_events_t)(c)) })
 	var text *C.char
 	if err := check(C.agentcg_events_missing_json(c, &text)); err != nil {
 		return err
@@ -248,6 +250,8 @@ func (e *EventStream) Events(ctx context.Context) <-chan Event {
 				case events <- event:
 					continue
 				case <-ctx.Done():
+				case <-e.closed:
+					err = errClosed
 				}
 			}
 			if ctx.Err() != nil {
@@ -307,6 +311,7 @@ func unknown(c *C.agentcg_events_t) (Event, error) {
 // Close detaches the probes and ends Next.
 func (e *EventStream) Close() error {
 	goruntime.SetFinalizer(e, nil)
+	e.once.Do(func() { close(e.closed) })
 	if e.ready != nil {
 		e.ready.Close()
 	}

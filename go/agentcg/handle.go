@@ -1,12 +1,13 @@
 package agentcg
 
+// #include <agentcg.h>
 // #include <stdlib.h>
 import "C"
 
 import (
-	"fmt"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 )
 
@@ -18,8 +19,9 @@ type handle struct {
 	log  *logger
 }
 
-func (h *handle) set(c unsafe.Pointer, free func(unsafe.Pointer)) {
-	h.c, h.free = c, free
+// set keeps what the library has made. What it may log meanwhile goes to the log of its runtime.
+func (h *handle) set(c unsafe.Pointer, log *logger, free func(unsafe.Pointer)) {
+	h.c, h.free, h.log = c, free, log.hold()
 }
 
 // with is for what several threads may use at once.
@@ -89,7 +91,7 @@ func (a *arena) optional(s string) *C.char {
 }
 
 func nul(s string) error {
-	return &Error{Code: ErrInvalidInput, Message: fmt.Sprintf("%q contains a NUL byte", s)}
+	return invalid("%q contains a NUL byte", s)
 }
 
 // list copies strings, with a NULL after them, in one block.
@@ -121,4 +123,35 @@ func numbers[T int32 | uint32](a *arena, list []T) unsafe.Pointer {
 	block := a.alloc(uintptr(len(list)) * 4)
 	copy(unsafe.Slice((*T)(block), len(list)), list)
 	return block
+}
+
+// roundUp is a time in milliseconds: a short one is something else than none.
+func roundUp(name string, d time.Duration) (C.uint64_t, error) {
+	if d < 0 {
+		return 0, invalid("invalid %s %v: it is negative", name, d)
+	}
+	return C.uint64_t((d + time.Millisecond - 1) / time.Millisecond), nil
+}
+
+// milliseconds is the same where 0 is not set.
+func milliseconds(name string, d time.Duration) (C.uint64_t, error) {
+	ms, err := roundUp(name, d)
+	if ms == 0 {
+		ms = C.AGENTCG_UNSET
+	}
+	return ms, err
+}
+
+func min(a, b int) int {
+	if a < b {
+		return a
+	}
+	return b
+}
+
+func max(a, b int) int {
+	if a > b {
+		return a
+	}
+	return b
 }

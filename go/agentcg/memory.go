@@ -78,8 +78,13 @@ func (r *Runtime) AttachMemcgOps(config MemcgConfig) (*MemoryProtection, error) 
 	C.agentcg_memcg_options_init(&options, C.size_t(unsafe.Sizeof(options)))
 	options.high, options.nr_high = a.list(config.High), C.size_t(len(config.High))
 	options.low, options.nr_low = a.list(config.Low), C.size_t(len(config.Low))
-	options.delay_ms = C.uint64_t(config.Delay.Milliseconds())
-	options.window_ms = C.uint64_t(config.Window.Milliseconds())
+	var err error
+	if options.delay_ms, err = roundUp("Delay", config.Delay); err != nil {
+		return nil, err
+	}
+	if options.window_ms, err = roundUp("Window", config.Window); err != nil {
+		return nil, err
+	}
 	options.threshold = C.uint64_t(config.Threshold)
 	options.backend = C.uint32_t(config.Backend)
 	options.below_low = C.bool(config.BelowLow)
@@ -88,14 +93,13 @@ func (r *Runtime) AttachMemcgOps(config MemcgConfig) (*MemoryProtection, error) 
 		return nil, a.err
 	}
 	m := &MemoryProtection{}
-	err := r.with(func(r2 *C.agentcg_runtime_t) error {
+	err = r.with(func(r2 *C.agentcg_runtime_t) error {
 		var c *C.agentcg_memory_t
 		if err := check(C.agentcg_attach_memcg_ops(r2, &options, &c)); err != nil {
 			return err
 		}
 		m.backend = C.GoString(C.agentcg_memory_backend(c))
-		m.h.log = r.h.log.hold()
-		m.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_memory_free((*C.agentcg_memory_t)(c)) })
+		m.h.set(unsafe.Pointer(c), r.h.log, func(c unsafe.Pointer) { C.agentcg_memory_free((*C.agentcg_memory_t)(c)) })
 		return nil
 	})
 	if err != nil {

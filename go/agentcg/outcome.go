@@ -165,7 +165,7 @@ type Usage struct {
 	IOWrite       *uint64
 	PidsPeak      *uint64 // the most processes and threads at one time
 	MemoryHigh    *uint64 // times it was slowed at its own memory.high
-	OOMKills      *uint64
+	OOMKills      *uint64 // as the kernel counts: with memory.oom.group the one that it chose most often twice
 
 	json string
 }
@@ -208,6 +208,49 @@ func usageOf(c *C.agentcg_usage_t, text string) *Usage {
 		OOMKills:      number(c.oom_kills),
 		json:          text,
 	}
+}
+
+// readUsage has a usage read twice: its numbers, and why some are missing.
+func readUsage(
+	numbers func(*C.agentcg_usage_t, C.size_t) *C.agentcg_error_t, reasons func(**C.char) *C.agentcg_error_t,
+) (*Usage, error) {
+	var c C.agentcg_usage_t
+	if err := check(numbers(&c, C.size_t(unsafe.Sizeof(c)))); err != nil {
+		return nil, err
+	}
+	var text *C.char
+	if err := check(reasons(&text)); err != nil {
+		return nil, err
+	}
+	defer C.agentcg_string_free(text)
+	return usageOf(&c, C.GoString(text)), nil
+}
+
+// UnmarshalJSON reads the JSON of the library.
+func (u *Usage) UnmarshalJSON(text []byte) error {
+	var c C.agentcg_usage_t
+	numbers := map[string]*C.uint64_t{
+		"memory_peak_bytes": &c.memory_peak_bytes, "memory_current_bytes": &c.memory_current_bytes,
+		"swap_peak_bytes": &c.swap_peak_bytes, "max_rss_bytes": &c.max_rss_bytes,
+		"cpu_user_us": &c.cpu_user_us, "cpu_system_us": &c.cpu_system_us, "cpu_throttled_us": &c.cpu_throttled_us,
+		"cpu_stall_us": &c.cpu_stall_us, "memory_stall_us": &c.memory_stall_us, "io_stall_us": &c.io_stall_us,
+		"io_read_bytes": &c.io_read_bytes, "io_write_bytes": &c.io_write_bytes, "pids_peak": &c.pids_peak,
+		"memory_high_events": &c.memory_high_events, "oom_kills": &c.oom_kills,
+	}
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(text, &given); err != nil {
+		return err
+	}
+	for name, place := range numbers {
+		*place = C.AGENTCG_UNSET
+		if number, there := given[name]; there {
+			if err := json.Unmarshal(number, (*uint64)(place)); err != nil {
+				return err
+			}
+		}
+	}
+	*u = *usageOf(&c, string(text))
+	return nil
 }
 
 // Unavailable is a reason for each number that is missing, by its name in JSON: swap_peak_bytes.

@@ -61,8 +61,7 @@ func (r *Runtime) StartScheduler(config SchedulerConfig) (*Scheduler, error) {
 		if err := check(C.agentcg_start_scheduler(r2, &options, &c)); err != nil {
 			return err
 		}
-		s.h.log = r.h.log.hold()
-		s.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) { C.agentcg_scheduler_free((*C.agentcg_scheduler_t)(c)) })
+		s.h.set(unsafe.Pointer(c), r.h.log, func(c unsafe.Pointer) { C.agentcg_scheduler_free((*C.agentcg_scheduler_t)(c)) })
 		return nil
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import "C"
 
 import (
 	goruntime "runtime"
+	"sync"
 	"time"
 	"unsafe"
 )
@@ -35,6 +36,9 @@ type SessionConfig struct {
 type Session struct {
 	h          handle
 	name, path string
+
+	mu     sync.Mutex
+	starts map[*canceller]struct{} // of calls that are being started; nil when it is closed
 }
 
 // Session makes a session: the cgroup name below the root. A limit whose controller is missing is
@@ -49,11 +53,16 @@ func (r *Runtime) Session(name string, config SessionConfig) (*Session, error) {
 	options.agent_limits = config.Agent.c(&a)
 	options.call_limits = config.Call.c(&a)
 	options.capacity_memory, options.capacity_calls, options.capacity_cpus = config.Capacity.c()
-	for place, bytes := range map[*C.uint64_t]uint64{
-		&options.hint_low: config.HintLow, &options.hint_medium: config.HintMedium, &options.hint_high: config.HintHigh,
+	for _, hint := range []struct {
+		bytes uint64
+		place *C.uint64_t
+	}{
+		{config.HintLow, &options.hint_low},
+		{config.HintMedium, &options.hint_medium},
+		{config.HintHigh, &options.hint_high},
 	} {
-		if bytes != 0 {
-			*place = C.uint64_t(bytes)
+		if hint.bytes != 0 {
+			*hint.place = C.uint64_t(hint.bytes)
 		}
 	}
 	timeMax, err := milliseconds("TimeMax", config.TimeMax)
@@ -65,17 +74,14 @@ func (r *Runtime) Session(name string, config SessionConfig) (*Session, error) {
 	if a.err != nil {
 		return nil, a.err
 	}
-	s := &Session{name: name}
+	s := &Session{name: name, starts: map[*canceller]struct{}{}}
 	err = r.with(func(r2 *C.agentcg_runtime_t) error {
 		var c *C.agentcg_session_t
 		if err := check(C.agentcg_session_open(r2, cname, &options, &c)); err != nil {
 			return err
 		}
 		s.path = C.GoString(C.agentcg_session_path(c))
-		s.h.log = r.h.log.hold()
-		s.h.set(unsafe.Pointer(c), func(c unsafe.Pointer) {
-			C.agentcg_session_free((*C.agentcg_session_t)(c))
-		})
+		s.h.set(unsafe.Pointer(c), r.h.log, func(c unsafe.Pointer) { C.agentcg_session_free((*C.agentcg_session_t)(c)) })
 		return nil
 	})
 	if err != nil {
@@ -88,6 +94,24 @@ func (r *Runtime) Session(name string, config SessionConfig) (*Session, error) {
 func (s *Session) with(f func(*C.agentcg_session_t) error) error {
 	defer goruntime.KeepAlive(s)
 	return s.h.with(func(c unsafe.Pointer) error { return f((*C.agentcg_session_t)(c)) })
+}
+
+// starting is with, for what starts a call and may wait for it to be admitted: the end of the session
+// is the end of the wait.
+func (s *Session) starting(c *canceller, f func(*C.agentcg_session_t) error) error {
+	s.mu.Lock()
+	if s.starts == nil {
+		s.mu.Unlock()
+		return errClosed
+	}
+	s.starts[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.starts, c)
+		s.mu.Unlock()
+	}()
+	return s.with(f)
 }
 
 // Name is the session's name.
@@ -124,18 +148,14 @@ func (s *Session) MoveAgent(pid int) error {
 // Usage reads what the session and its calls have used so far.
 func (s *Session) Usage() (*Usage, error) {
 	var usage *Usage
-	err := s.with(func(s *C.agentcg_session_t) error {
-		var c C.agentcg_usage_t
-		if err := check(C.agentcg_session_usage(s, &c, C.size_t(unsafe.Sizeof(c)))); err != nil {
-			return err
-		}
-		var text *C.char
-		if err := check(C.agentcg_session_usage_json(s, &text)); err != nil {
-			return err
-		}
-		defer C.agentcg_string_free(text)
-		usage = usageOf(&c, C.GoString(text))
-		return nil
+	err := s.with(func(s *C.agentcg_session_t) (err error) {
+		usage, err = readUsage(
+			func(u *C.agentcg_usage_t, size C.size_t) *C.agentcg_error_t {
+				return C.agentcg_session_usage(s, u, size)
+			},
+			func(text **C.char) *C.agentcg_error_t { return C.agentcg_session_usage_json(s, text) },
+		)
+		return err
 	})
 	return usage, err
 }
@@ -173,10 +193,16 @@ func (s *Session) Kill() error {
 	})
 }
 
-// Close kills the tool calls that run, moves other processes back to where they came from and removes
-// the cgroup.
+// Close kills the tool calls that run, and those that wait to be admitted, moves other processes back
+// to where they came from and removes the cgroup.
 func (s *Session) Close() error {
 	goruntime.SetFinalizer(s, nil)
+	s.mu.Lock()
+	for c := range s.starts {
+		c.cancel()
+	}
+	s.starts = nil
+	s.mu.Unlock()
 	s.h.close()
 	return nil
 }

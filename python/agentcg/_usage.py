@@ -46,7 +46,7 @@ class Usage:
     memory_high_events: int | None = None
     """How often it went over its own ``memory.high`` and was slowed for it."""
     oom_kills: int | None = None
-    """Processes killed by an OOM killer."""
+    """Processes killed by an OOM killer, as the kernel counts: one chosen with ``memory.oom.group`` mostly twice."""
     io_read_bytes: int | None = None
     """Read from block devices."""
     io_write_bytes: int | None = None

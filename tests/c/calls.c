@@ -78,6 +78,20 @@ static void misuse(const agentcg_session_t *session)
 	REFUSED(oom_score_adj, 1001, "1001");
 	REFUSED(nr_groups, 1, "groups is NULL");
 	REFUSED(nr_rlimits, 1, "rlimits is NULL");
+	REFUSED(nr_fds, 1, "fds is NULL");
+	const int no_fd[] = {-2};
+	options = defaults();
+	options.fds = no_fd;
+	options.nr_fds = 1;
+	FAILS(agentcg_session_run(session, TRUE, &options, &outcome), INVALID_INPUT, "-2 of fds");
+	FAILS(agentcg_session_respawn(session, TRUE, NULL, NULL, &call), INVALID_INPUT,
+	      "first is NULL");
+	CHECK(call == NULL);
+	options = defaults();
+	options.stdio[1] = 12345;
+	agentcg_error_t *error = agentcg_session_run(session, TRUE, &options, &outcome);
+	CHECK(agentcg_error_errno(error) == EBADF);
+	agentcg_error_free(error);
 	agentcg_limits_init(&limits, sizeof(limits));
 	limits.nr_io_max = 1;
 	REFUSED(limits, &limits, "io_max is NULL");
@@ -118,6 +132,15 @@ static void outcomes(const agentcg_session_t *session)
 	CHECK(usage.cpu_user_us != AGENTCG_UNSET && usage.max_rss_bytes > 4096);
 	CHECK(strstr(agentcg_outcome_json(outcome), "\"verdict\":\"failed\""));
 	CHECK(agentcg_outcome_json(outcome) == agentcg_outcome_json(outcome));
+	agentcg_outcome_free(outcome);
+
+	/* More memory would not have helped. */
+	agentcg_call_t *call = (agentcg_call_t *)1;
+	options.retry = AGENTCG_RETRY_ONCE;
+	options.stdio[0] = AGENTCG_STDIO_NULL;
+	outcome = shell(session, "exit 3", NULL);
+	OK(agentcg_session_respawn(session, TRUE, &options, outcome, &call));
+	CHECK(call == NULL);
 	agentcg_outcome_free(outcome);
 
 	outcome = shell(session, "kill -9 $$", NULL);
@@ -192,6 +215,103 @@ static void surroundings(const agentcg_session_t *session)
 	agentcg_outcome_free(outcome);
 }
 
+/* Descriptors of ours under other numbers, even under each other's. */
+static void inherited(const agentcg_session_t *session)
+{
+	enum { NUMBERS = 64, KEPT = NUMBERS, CLOSED = NUMBERS - 1 };
+	agentcg_call_options_t options = defaults();
+	agentcg_outcome_t *outcome;
+	int32_t given[NUMBERS];
+	char text[200] = "";
+	int fds[2];
+
+	CHECK(pipe(fds) == 0 && write(fds[1], "from a pipe\n", 12) == 12);
+	CHECK(fds[0] > 2 && fds[1] > 2 && fds[0] < CLOSED && fds[1] < CLOSED);
+	CHECK(dup2(fds[0], CLOSED) == CLOSED && dup2(fds[0], KEPT + 3) == KEPT + 3);
+	for (int i = 0; i < NUMBERS; i++)
+		given[i] = -1;
+	given[fds[0] - 3] = fds[1];
+	given[fds[1] - 3] = fds[0];
+	options.fds = given;
+	options.nr_fds = NUMBERS;
+	options.inherit_fds = true;
+	snprintf(text, sizeof(text),
+		 "read -r line <&%d; echo $line; echo back >&%d; ls -d /proc/self/fd/{%d,%d}",
+		 fds[1], fds[0], CLOSED, KEPT + 3);
+	const char *const argv[] = {"bash", "-c", text, NULL};
+	OK(agentcg_session_run(session, argv, &options, &outcome));
+	CHECK(prints(outcome, 1, "from a pipe\n/proc/self/fd/67\n"));
+	agentcg_outcome_free(outcome);
+	memset(text, 0, sizeof(text));
+	CHECK(read(fds[0], text, sizeof(text)) == 5 && !strcmp(text, "back\n"));
+	close(CLOSED), close(KEPT + 3), close(fds[0]), close(fds[1]);
+}
+
+/* What a call does not read of its input is no signal for us, who do not ignore it. */
+static void unread_input(const agentcg_session_t *session)
+{
+	static char input[1 << 20];
+	agentcg_call_options_t options = defaults();
+	agentcg_outcome_t *outcome;
+	agentcg_call_t *call;
+	sigset_t waiting;
+
+	signal(SIGPIPE, SIG_DFL);
+	options.input = input;
+	options.input_length = sizeof(input);
+	OK(agentcg_session_run(session, TRUE, &options, &outcome));
+	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_COMPLETED);
+	agentcg_outcome_free(outcome);
+	OK(agentcg_session_spawn(session, TRUE, &options, &call));
+	OK(agentcg_call_wait(call, -1, &outcome));
+	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_COMPLETED);
+	agentcg_outcome_free(outcome);
+	agentcg_call_free(call);
+	CHECK(sigpending(&waiting) == 0 && !sigismember(&waiting, SIGPIPE));
+}
+
+/* Handles may be freed in any order, and what is left of them answers on. */
+static void freed_in_any_order(const char *root)
+{
+	enum { RUNTIME, SESSION, CALL, CANCELLER, HANDLES };
+
+	for (int order = 0; order < HANDLES * HANDLES; order++) {
+		agentcg_runtime_t *runtime = runtime_at(root);
+		agentcg_call_options_t options = defaults();
+		agentcg_session_t *session;
+		agentcg_call_t *call;
+		char *json;
+
+		options.canceller = agentcg_canceller_new();
+		options.stdio[0] = AGENTCG_STDIO_PIPE;
+		OK(agentcg_session_open(runtime, "order", NULL, &session));
+		OK(agentcg_session_spawn(session, SLEEP, &options, &call));
+		for (int i = 0, first = order / HANDLES; i < HANDLES; i++) {
+			/* From the first on, up or down. */
+			const int up = order % 2,
+				  which = (first + (up ? i : HANDLES - i)) % HANDLES;
+
+			if (which == RUNTIME) {
+				agentcg_runtime_free(runtime), runtime = NULL;
+			} else if (which == SESSION) {
+				agentcg_session_free(session), session = NULL;
+			} else if (which == CALL) {
+				agentcg_call_free(call), call = NULL;
+			} else {
+				OK(agentcg_canceller_cancel(options.canceller));
+				agentcg_canceller_free((agentcg_canceller_t *)options.canceller);
+			}
+			if (call) {
+				OK(agentcg_call_usage_json(call, &json));
+				CHECK(strstr(json, "\"unavailable\""));
+				agentcg_string_free(json);
+				OK(agentcg_call_signal(call, SIGCONT));
+			}
+		}
+		CHECK(access(root, F_OK) == -1);
+	}
+}
+
 static void spawned(const agentcg_session_t *session)
 {
 	const char *const cat[] = {"cat", NULL};
@@ -213,6 +333,13 @@ static void spawned(const agentcg_session_t *session)
 	snprintf(path, sizeof(path), "%s/calls/%s", agentcg_session_path(session),
 		 agentcg_call_name(call));
 	CHECK(!strcmp(agentcg_call_path(call), path) && access(path, F_OK) == 0);
+	snprintf(path, sizeof(path), "%s/..", agentcg_session_path(session));
+	char *root = realpath(path, NULL), *json;
+	OK(agentcg_inspect_json(root, &json));
+	CHECK(strstr(json, agentcg_call_path(call)) && strstr(json, "\"command\":\"cat\""));
+	agentcg_string_free(json);
+	free(root);
+	snprintf(path, sizeof(path), "%s", agentcg_call_path(call));
 	const int in = agentcg_call_take_pipe(call, 0);
 	CHECK(in > 2 && agentcg_call_take_pipe(call, 0) == -1);
 	CHECK(write(in, "hello", 5) == 5 && read(fds[0], text, sizeof(text)) == 5);
@@ -303,6 +430,14 @@ static void ended(const agentcg_session_t *session)
 	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_CANCELLED);
 	agentcg_canceller_free(canceller);
 	agentcg_outcome_free(outcome);
+
+	/* When it is over, nothing happens. */
+	options.canceller = canceller = agentcg_canceller_new();
+	OK(agentcg_session_run(session, TRUE, &options, &outcome));
+	CHECK(agentcg_outcome_verdict(outcome) == AGENTCG_VERDICT_COMPLETED);
+	OK(agentcg_canceller_cancel(canceller));
+	agentcg_canceller_free(canceller);
+	agentcg_outcome_free(outcome);
 }
 
 /* The OOM killer takes a call at its own memory.max, and it is tried again with twice as much. */
@@ -331,6 +466,29 @@ static void out_of_memory(const agentcg_session_t *session)
 	CHECK(usage.memory_peak_bytes > 16 << 20 && usage.memory_peak_bytes <= 32 << 20);
 	CHECK(strstr(agentcg_outcome_json(outcome), "\"retries\":[{"));
 	agentcg_outcome_free(outcome);
+
+	/* Each step by the caller, with a descriptor that is given again. */
+	agentcg_outcome_t *first;
+	agentcg_call_t *call;
+	options.stdio[0] = AGENTCG_STDIO_NULL;
+	options.stdio[1] = open("/dev/null", O_WRONLY);
+	OK(agentcg_session_spawn(session, argv, &options, &call));
+	OK(agentcg_call_wait(call, -1, &first));
+	agentcg_call_free(call);
+	options.retry = AGENTCG_RETRY_NEVER;
+	OK(agentcg_session_respawn(session, argv, &options, first, &call));
+	CHECK(call == NULL);
+	options.retry = AGENTCG_RETRY_ONCE;
+	OK(agentcg_session_respawn(session, argv, &options, first, &call));
+	agentcg_outcome_free(first);
+	CHECK(call != NULL);
+	OK(agentcg_call_wait(call, -1, &outcome));
+	CHECK(agentcg_outcome_cause(outcome, &cause, sizeof(cause)));
+	CHECK(cause.limit_bytes == 32 << 20);
+	CHECK(strstr(agentcg_outcome_json(outcome), "\"retries\":[{"));
+	agentcg_outcome_free(outcome);
+	agentcg_call_free(call);
+	close(options.stdio[1]);
 }
 
 static void *run_many(void *argument)
@@ -475,6 +633,9 @@ int main(int argc, char **argv)
 	misuse(session);
 	outcomes(session);
 	surroundings(session);
+	if (!valgrind)
+		inherited(session);
+	unread_input(session);
 	spawned(session);
 	ended(session);
 	threads(session);
@@ -486,5 +647,7 @@ int main(int argc, char **argv)
 	agentcg_session_free(session);
 	agentcg_runtime_free(runtime);
 	CHECK(access(argv[1], F_OK) == -1);
+	if (!valgrind)
+		freed_in_any_order(argv[1]);
 	return 0;
 }

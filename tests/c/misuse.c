@@ -70,6 +70,8 @@ static void null_is_refused(void)
 	char *json;
 
 	FAILS(agentcg_capabilities_json(NULL), INVALID_INPUT, "json_out is NULL");
+	FAILS(agentcg_inspect_json(NULL, &json), INVALID_INPUT, "root is NULL");
+	FAILS(agentcg_inspect_json("/", NULL), INVALID_INPUT, "json_out is NULL");
 	FAILS(agentcg_parse_limit(NULL, &bytes), INVALID_INPUT, "text is NULL");
 	FAILS(agentcg_parse_limit("1", NULL), INVALID_INPUT, "bytes_out is NULL");
 	FAILS(agentcg_runtime_new(NULL, NULL), INVALID_INPUT, "out is NULL");
@@ -84,6 +86,8 @@ static void null_is_refused(void)
 	FAILS(agentcg_session_kill(NULL), INVALID_INPUT, "session is NULL");
 	FAILS(agentcg_session_run(NULL, argv, NULL, &outcome), INVALID_INPUT, "session is NULL");
 	FAILS(agentcg_session_spawn(NULL, argv, NULL, &call), INVALID_INPUT, "session is NULL");
+	FAILS(agentcg_session_respawn(NULL, argv, NULL, NULL, &call), INVALID_INPUT,
+	      "session is NULL");
 	FAILS(agentcg_move_pid(NULL, 1, NULL), INVALID_INPUT, "runtime is NULL");
 	FAILS(agentcg_start_scheduler(NULL, NULL, &scheduler), INVALID_INPUT, "runtime is NULL");
 	FAILS(agentcg_scheduler_exited(NULL, &json), INVALID_INPUT, "scheduler is NULL");
@@ -98,6 +102,7 @@ static void null_is_refused(void)
 	FAILS(agentcg_call_wait(NULL, 0, &outcome), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_fd(NULL, &fd), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_usage(NULL, &usage, sizeof(usage)), INVALID_INPUT, "call is NULL");
+	FAILS(agentcg_call_usage_json(NULL, &json), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_cancel(NULL), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_kill(NULL), INVALID_INPUT, "call is NULL");
 	FAILS(agentcg_call_signal(NULL, 15), INVALID_INPUT, "call is NULL");
@@ -161,6 +166,12 @@ static void values(void)
 	OK(agentcg_canceller_cancel(canceller));
 	agentcg_canceller_free(canceller);
 	CHECK(!supported("no such thing"));
+	char *json;
+	OK(agentcg_inspect_json("/no/such/cgroup", &json));
+	CHECK(!strcmp(json, "[]"));
+	agentcg_string_free(json);
+	FAILS(agentcg_inspect_json("/tmp", &json), INVALID_INPUT, "/tmp");
+	CHECK(json == NULL);
 }
 
 int main(void)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("cgroup_root",)
 HERE = Path(__file__).parent
 # AddressSanitizer looks for leaks at the end.
 PROGRAMS = [f"{name}{variant}" for name in ("misuse", "capi", "calls") for variant in ("", "-asan")]
@@ -26,18 +27,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("c")
     subprocess.run([HERE / "build.sh", directory], check=True)
     return directory
-
-
-@pytest.fixture
-def root() -> str:
-    """A cgroup that does not exist, below the cgroup v2 mount."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with Path("/proc/self/mounts").open(encoding="utf-8") as mounts:
-        mount = next((line.split()[1] for line in mounts if line.split()[2] == "cgroup2"), None)
-    if mount is None:
-        pytest.skip("needs cgroup v2")
-    return f"{mount}/agentcg-c-{os.getpid()}"
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -17,21 +17,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest_plugins = ("cgroup_root",)
 BUILT = Path(os.environ.get("AGENTCG_C_BUILD", "target/c")).absolute()
 REPOSITORY = Path(__file__).parents[2]
 AGENTCG = REPOSITORY / "target/debug/agentcg"
-
-
-@pytest.fixture
-def root() -> str:
-    """A cgroup that does not exist, below the cgroup v2 mount."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with Path("/proc/self/mounts").open(encoding="utf-8") as mounts:
-        mount = next((line.split()[1] for line in mounts if line.split()[2] == "cgroup2"), None)
-    if mount is None:
-        pytest.skip("needs cgroup v2")
-    return f"{mount}/agentcg-go-{os.getpid()}"
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::outcome::{Cause, Effect, Ended, Scope, Stopped, Verdict};
 use super::verdict::{Evidence, hampered};
 use crate::ErrorKind;
+use crate::units::{decimals, size_about};
 
 /// One thing to do about an outcome, as data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -115,17 +116,19 @@ fn oom_killed(a: &mut Advice, e: &Evidence, cause: Option<&Cause>) {
 }
 
 fn oom_sentence(e: &Evidence, cause: &Cause) -> String {
-    let kills = e.own.memory.map_or(0, |m| m.oom_kill);
+    let (kills, exact) = e.oom_kills();
+    let others = |n| {
+        let least = if exact { "" } else { "at least " };
+        format!("{least}{n} other process{} of it", if n == 1 { "" } else { "es" })
+    };
     let who = match (&cause.victim, kills) {
         (Some(v), 0 | 1) => format!("{} (pid {}) was", v.comm, v.pid),
-        (Some(v), n) => {
-            format!("{} (pid {}) and {} with it were", v.comm, v.pid, count(n - 1, "process"))
-        }
+        (Some(v), n) => format!("{} (pid {}) and {} were", v.comm, v.pid, others(n - 1)),
         (None, 0 | 1) => "A process of it was".to_owned(),
-        (None, n) => format!("{} of it were", count(n, "process")),
+        (None, n) => format!("A process and {} were", others(n - 1)),
     };
     let peak = match e.usage.memory_peak_bytes {
-        Some(peak) => format!(" (the call's peak: {})", size(peak)),
+        Some(peak) => format!(" (the call's peak: {})", size_about(peak)),
         None => String::new(),
     };
     format!("{who} killed by the kernel for memory: {} was used up{peak}.", owned(cause))
@@ -215,7 +218,7 @@ fn slowed_sentence(a: &mut Advice, e: &Evidence, cause: &Cause) -> Option<String
                 "It {hedge} slowed by {}: denied {share} of the CPU time it wanted.",
                 owned(cause)
             ));
-            cause.limit_value.filter(|_| own).map(|c| format!("cpu:{}", number(c * 2.0)))
+            cause.limit_value.filter(|_| own).map(|c| format!("cpu:{}", decimals(c * 2.0)))
         }
         _ => {
             let stalled = match e.share(e.usage.memory_stall_us) {
@@ -383,7 +386,7 @@ fn pids_exhausted(a: &mut Advice, cause: Option<&Cause>) {
 }
 
 fn pids_hint(cause: &Cause) -> Option<String> {
-    cause.limit_value.map(|n| format!("pids:{}", number((n * 2.0).max(16.0))))
+    cause.limit_value.map(|n| format!("pids:{}", decimals((n * 2.0).max(16.0))))
 }
 
 fn cancelled(a: &mut Advice, e: &Evidence) {
@@ -429,9 +432,9 @@ fn owned(cause: &Cause) -> String {
         return "the machine's memory".to_owned();
     }
     let of = match (cause.limit, cause.limit_bytes, cause.limit_value) {
-        (_, Some(bytes), _) => format!(" of {}", size(bytes)),
-        ("pids.max", _, Some(n)) => format!(" of {} processes and threads", number(n)),
-        ("cpu.max", _, Some(n)) => format!(" of {} CPUs", number(n)),
+        (_, Some(bytes), _) => format!(" of {}", size_about(bytes)),
+        ("pids.max", _, Some(n)) => format!(" of {} processes and threads", decimals(n)),
+        ("cpu.max", _, Some(n)) => format!(" of {} CPUs", decimals(n)),
         _ => String::new(),
     };
     let whose = match (cause.scope, &cause.cgroup) {
@@ -447,21 +450,6 @@ fn owned(cause: &Cause) -> String {
     format!("{whose} {}{of}{above}", cause.limit)
 }
 
-/// "1.5 GiB", with two digits at least and three at most.
-fn size(bytes: u64) -> String {
-    let mut unit = "bytes";
-    let mut n = bytes as f64;
-    for larger in ["KiB", "MiB", "GiB", "TiB"] {
-        // So that no number is rounded up to the next unit.
-        if n < 1023.5 {
-            break;
-        }
-        n /= 1024.0;
-        unit = larger;
-    }
-    format!("{} {unit}", number(if n < 10.0 { (n * 10.0).round() / 10.0 } else { n.round() }))
-}
-
 /// As a hint has it: whole GiB or MiB, rounded down, for what is above is a limit.
 fn hint_size(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
@@ -472,24 +460,15 @@ fn hint_size(bytes: u64) -> String {
     }
 }
 
-fn number(n: f64) -> String {
-    let rounded = (n * 100.0).round() / 100.0;
-    rounded.to_string()
-}
-
 fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
-}
-
-fn count(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}es") }
 }
 
 /// "250 ms", "1.5 s", "12 min 5 s".
 fn time(t: Duration) -> String {
     match t.as_secs() {
         0 => format!("{} ms", t.as_millis()),
-        1..=119 => format!("{} s", number((t.as_secs_f64() * 10.0).round() / 10.0)),
+        1..=119 => format!("{} s", decimals((t.as_secs_f64() * 10.0).round() / 10.0)),
         s if s % 60 == 0 => format!("{} min", s / 60),
         s => format!("{} min {} s", s / 60, s % 60),
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::US;
 use crate::Result;
 use crate::admission::Gate;
 use crate::cgroup::Cgroup;
@@ -37,7 +38,7 @@ impl Canceller {
         if let Some(gate) = gate {
             gate.wake();
         }
-        cgroup.map_or(Ok(()), |cgroup| kill_call(&cgroup, "the caller"))
+        cgroup.map_or(Ok(()), |cgroup| kill_call(&cgroup, US))
     }
 
     /// Was it asked for?

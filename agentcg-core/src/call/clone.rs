@@ -9,12 +9,13 @@
 //! Where `clone3` cannot do this (a seccomp profile, a kernel before 5.7), the child is made by
 //! `clone` and moves itself with a write to `cgroup.procs` before it runs the program.
 
-use parking_lot::Mutex;
-use rustix::io::Errno;
 use std::arch::asm;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
 
 /// Not in the libc crate as 64 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -34,6 +35,8 @@ pub(super) struct Launch {
     pub envp: Vec<CString>,
     /// What becomes descriptor 0, 1 and 2; at least 3 each, or the same number. `None`: as ours.
     pub stdio: [Option<RawFd>; 3],
+    /// What becomes descriptor 3, 4, ...; all of them above these numbers. `None`: closed.
+    pub extra_fds: Vec<Option<RawFd>>,
     pub cwd: Option<CString>,
     pub umask: Option<libc::mode_t>,
     pub rlimits: Vec<(u32, libc::rlimit)>,
@@ -68,7 +71,7 @@ pub(super) enum Step {
     Make,
     Enter,
     Setsid,
-    Stdio,
+    Descriptors,
     Rlimits,
     OomScoreAdj,
     Chdir,
@@ -86,7 +89,7 @@ impl Step {
             Step::Make => "make a process in the cgroup",
             Step::Enter => "enter the cgroup",
             Step::Setsid => "start a session",
-            Step::Stdio => "connect standard input, output and error",
+            Step::Descriptors => "connect the descriptors",
             Step::Rlimits => "set resource limits",
             Step::OomScoreAdj => "set oom_score_adj",
             Step::Chdir => "enter the working directory",
@@ -327,15 +330,25 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
             if let Some(source) = *source
                 && source != target
             {
-                step!(Step::Stdio, libc::SYS_dup3, source, target, 0);
+                step!(Step::Descriptors, libc::SYS_dup3, source, target, 0);
             }
+        }
+        let mut first = 3u32;
+        for source in &launch.extra_fds {
+            match *source {
+                Some(source) => step!(Step::Descriptors, libc::SYS_dup3, source, first, 0),
+                None => {
+                    libc::syscall(libc::SYS_close, first);
+                }
+            }
+            first += 1;
         }
         if !launch.inherit_fds {
             // Now and not by exec, which can take its time: among them are our locks, and if we are
             // killed meanwhile, the child would hold them. Kernel 5.11; before, what we opened is
             // close-on-exec anyway.
             let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, how);
+            libc::syscall(libc::SYS_close_range, first, u32::MAX, how);
         }
         if let Some(mask) = launch.umask {
             libc::syscall(libc::SYS_umask, mask);

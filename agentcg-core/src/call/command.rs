@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::clone::{self, Launch, Step};
 use super::evidence::End;
 use super::outcome::{Ended, Outcome, Scope, Stopped, Verdict};
 use super::running::{Ending, Plan, Running};
-use super::stdio::{Opened, Stdio};
+use super::stdio::{Opened, Stdio, raw};
 use super::supervisor::Slot;
-use super::{CallControl, Pipes, ToolCall};
+use super::{CallControl, Pipes, ToolCall, US};
 use crate::admission::{Need, Pass};
 use crate::budget::budget;
 use crate::cgroup::{Cgroup, Controller, Limit};
@@ -72,6 +72,7 @@ pub struct Command<'a> {
     uid: Option<u32>,
     new_session: bool,
     inherit_fds: bool,
+    extra_fds: Vec<Option<OwnedFd>>,
     stdio: [Option<Stdio>; 3],
     capture_limit: usize,
     limits: Limits,
@@ -110,6 +111,7 @@ impl Session {
             uid: None,
             new_session: false,
             inherit_fds: false,
+            extra_fds: Vec::new(),
             stdio: [None, None, None],
             capture_limit: CAPTURE_LIMIT,
             limits: Limits::default(),
@@ -236,6 +238,13 @@ impl Command<'_> {
         self
     }
 
+    /// Descriptors that the call has as 3, 4, ..., in this order and whatever their numbers here;
+    /// `None`: closed there. As those of [`Stdio::Fd`] they are used up when the call is started.
+    pub fn extra_fds(&mut self, fds: impl IntoIterator<Item = Option<OwnedFd>>) -> &mut Self {
+        self.extra_fds = fds.into_iter().collect();
+        self
+    }
+
     /// Where standard input comes from. Default: ours for [`spawn`](Self::spawn) and
     /// [`status`](Self::status), `/dev/null` for [`output`](Self::output).
     pub fn stdin(&mut self, stdin: impl Into<Stdio>) -> &mut Self {
@@ -339,7 +348,7 @@ impl Command<'_> {
         self
     }
 
-    /// Learns from [`output`](Self::output) and [`status`](Self::status) what the command takes,
+    /// Remembers what the command takes, when its outcome is made or [waited for](ToolCall::wait),
     /// and uses it for the hint `memory:auto`.
     pub fn history(&mut self, history: History) -> &mut Self {
         self.history = Some(history);
@@ -349,7 +358,8 @@ impl Command<'_> {
     /// [`output`](Self::output) and [`status`](Self::status) run it once more, with twice the
     /// memory, when the OOM killer ended it at its own `memory.max` and the session allows more.
     /// Only where standard input is [`Stdio::Null`] or [`Stdio::Bytes`], which can be given again.
-    /// Default: with the hint `memory:auto`.
+    /// Default: with the hint `memory:auto`. For what was spawned there is
+    /// [`respawn`](Self::respawn).
     pub fn retry(&mut self, retry: bool) -> &mut Self {
         self.retry = Some(retry);
         self
@@ -375,23 +385,42 @@ impl Command<'_> {
     /// `InvalidInput` for bad limits, names, arguments with a NUL; `Unsupported` for a limit whose
     /// controller is missing; `PermissionDenied`; those of making a cgroup. Nothing is left then.
     pub fn spawn(&mut self) -> Result<ToolCall> {
+        self.spawn_with(None)
+    }
+
+    /// Starts it once more, with twice the memory, if [`retry`](Self::retry) wants that after this
+    /// outcome, which will be in the [`retries`](Outcome::retries) of the new one; else `None`. The
+    /// descriptors of the first call are used up: they are to be given again.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn respawn(&mut self, first: &Outcome) -> Result<Option<ToolCall>> {
+        let memory = self.may_retry(&Stdio::Inherit).then(|| self.more_memory(first)).flatten();
+        let Some(memory) = memory else { return Ok(None) };
+        let mut call = self.spawn_with(Some(memory))?;
+        call.retries.push(first.clone());
+        Ok(Some(call))
+    }
+
+    fn spawn_with(&mut self, memory: Option<u64>) -> Result<ToolCall> {
         let inbox = self.session.supervisor()?.inbox()?.clone();
         let slot = Arc::new(Slot::default());
-        Ok(match self.start(&[Stdio::Inherit, Stdio::Inherit, Stdio::Inherit], None)? {
+        let started = self.start(&[Stdio::Inherit, Stdio::Inherit, Stdio::Inherit], memory);
+        self.use_up();
+        let (id, pid, name, cgroup, pipes) = match started? {
             Started::Running(running, pid, pipes) => {
                 let (name, cgroup) = (running.plan.call.clone(), running.cgroup.clone());
                 let id = inbox.start(*running, slot.clone());
-                ToolCall::new(
-                    CallControl { id: Some(id), name, cgroup, slot, inbox, pid: Some(pid) },
-                    pipes,
-                )
+                (Some(id), Some(pid), name, cgroup, pipes)
             }
             Started::Failed(outcome, cgroup, pipes) => {
                 let name = outcome.call.clone();
                 slot.set(*outcome);
-                ToolCall::new(CallControl { id: None, name, cgroup, slot, inbox, pid: None }, pipes)
+                (None, None, name, cgroup, pipes)
             }
-        })
+        };
+        let control = CallControl { id, name, cgroup, slot, inbox, pid };
+        Ok(ToolCall::new(control, pipes, self.history.clone()))
     }
 
     /// Starts it and waits for its end; standard input, output and error are ours.
@@ -424,18 +453,40 @@ impl Command<'_> {
         default: [Stdio; 3],
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
-        let stdin = self.stdio[0].as_ref().unwrap_or(&default[0]);
-        let repeatable = matches!(stdin, Stdio::Null | Stdio::Bytes(_));
-        let first = self.start(&default, None)?.run(interrupted);
-        self.learn(&first);
-        let retry = self.retry.unwrap_or(self.hint.memory == Some(MemoryHint::Auto));
-        let Some(more) = (retry && repeatable).then(|| self.more_memory(&first)).flatten() else {
+        let retry = self.may_retry(&default[0]);
+        let started = self.start(&default, None);
+        if !retry {
+            self.use_up();
+        }
+        let first = started?.run(interrupted);
+        first.learn(self.history.as_ref());
+        let Some(more) = retry.then(|| self.more_memory(&first)).flatten() else {
+            self.use_up();
             return Ok(first);
         };
-        let mut second = self.start(&default, Some(more))?.run(interrupted);
-        self.learn(&second);
+        let started = self.start(&default, Some(more));
+        self.use_up();
+        let mut second = started?.run(interrupted);
+        second.learn(self.history.as_ref());
         second.retries.push(first);
         Ok(second)
+    }
+
+    /// It is wanted, and standard input can be given again.
+    fn may_retry(&self, default: &Stdio) -> bool {
+        let stdin = self.stdio[0].as_ref().unwrap_or(default);
+        matches!(stdin, Stdio::Null | Stdio::Bytes(_))
+            && self.retry.unwrap_or(self.hint.memory == Some(MemoryHint::Auto))
+    }
+
+    /// Lets go of the descriptors that were given: the call has its own.
+    fn use_up(&mut self) {
+        for slot in &mut self.stdio {
+            if matches!(slot, Some(Stdio::Fd(_))) {
+                *slot = None;
+            }
+        }
+        self.extra_fds.clear();
     }
 
     /// Twice the memory, if more of it would have helped and may be had.
@@ -449,39 +500,26 @@ impl Command<'_> {
         Some(before.saturating_mul(2).min(most)).filter(|more| *more > before)
     }
 
-    fn learn(&self, outcome: &Outcome) {
-        if let Some(history) = &self.history
-            && let Err(e) = outcome.record(history)
-        {
-            tracing::warn!("{e}");
-        }
-    }
-
     /// `memory`: instead of the `memory.max` that it would have.
-    fn start(&mut self, default: &[Stdio; 3], memory: Option<u64>) -> Result<Started> {
+    fn start(&self, default: &[Stdio; 3], memory: Option<u64>) -> Result<Started> {
         self.check()?;
         let mut opened = {
             let [i, o, e] = [0, 1, 2].map(|i| self.stdio[i].as_ref().unwrap_or(&default[i]));
-            Opened::new([i, o, e], self.capture_limit)?
+            Opened::new([i, o, e], &self.extra_fds, self.capture_limit)?
         };
-        // Descriptors that were given are used up.
-        for slot in &mut self.stdio {
-            if matches!(slot, Some(Stdio::Fd(_))) {
-                *slot = None;
-            }
-        }
         let call = self.session.new_call(self.name.as_deref())?;
         let plan = self.plan(&call, memory);
         call.configure(&plan.limits, self.oom_group)?;
         let score = self.oom_score_adj.or(call.calls().oom_score_adj());
         let mut launch = self.launch(&plan, score, call.calls().cpus())?;
         launch.stdio = opened.raw();
+        launch.extra_fds = raw(&opened.extra);
         call.describe(&plan.command)?;
         let pipes = std::mem::take(&mut opened.ours);
 
         let queued = Instant::now();
         let pass = self.admitted(&plan);
-        let Parts { calls, cgroup, lock, presence, .. } = call.into_parts();
+        let Parts { calls, cgroup, lock, presence } = call.into_parts();
         let queued = queued.elapsed();
         let before = calls.ancestors().baseline();
         let (started, started_at) = (Instant::now(), SystemTime::now());
@@ -499,6 +537,7 @@ impl Command<'_> {
         });
         // The child has its own copies; ours would keep the pipes open.
         opened.theirs = [None, None, None];
+        opened.extra.clear();
         match made {
             Ok((child, pass)) => {
                 calls.prepare_next();
@@ -531,7 +570,7 @@ impl Command<'_> {
                     cgroup: &cgroup,
                     before: &before,
                     ended: Ended::NotStarted(error),
-                    stopped: cancelled.then(|| Stopped::Cancelled("the caller".into())),
+                    stopped: cancelled.then(|| Stopped::Cancelled(US.into())),
                     alone: true,
                     started_at,
                     duration: started.elapsed(),
@@ -576,7 +615,7 @@ impl Command<'_> {
             limits.memory_max = Some(Limit::Value(memory));
         }
         Plan {
-            call: call.name().to_owned(),
+            call: call.name().into_owned(),
             command,
             hint: (!self.hint.is_empty()).then(|| self.hint.to_string()),
             limits,
@@ -673,6 +712,7 @@ impl Command<'_> {
             argv,
             envp,
             stdio: [None; 3],
+            extra_fds: Vec::new(),
             cwd: self.cwd.as_ref().map(|d| c_string(d.as_os_str(), "directory")).transpose()?,
             umask: self.umask.map(|m| m as libc::mode_t),
             rlimits: self.rlimits.clone(),

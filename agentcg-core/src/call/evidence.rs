@@ -1,6 +1,7 @@
 //! What is known about the end of a call: counters before and after at each level of the tree.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
@@ -11,6 +12,7 @@ use super::usage::{Files, Met, Usage};
 use super::verdict::{Evidence, Level, LevelLimits, MEMORY_STALL_SHARE, THROTTLED_SHARE, decide};
 use super::{advice, oom};
 use crate::cgroup::{Cgroup, CpuMax, Limit, MemoryEvents, cpu_stat_local, pids_events};
+use crate::limits::Limits;
 use crate::session::{Calls, killed_by};
 
 /// How long ago the end of a call can be when its outcome is made.
@@ -110,8 +112,6 @@ impl End<'_> {
     /// The cgroup must still be there, with whatever sub-cgroups the call has made.
     pub(crate) fn conclude(self) -> Outcome {
         let (mut evidence, no_victim) = self.gather();
-        let (verdict, cause) = decide(&evidence);
-        let (advice, suggestions) = advice::advise(&evidence, verdict, cause.as_ref());
         let unavailable = &mut evidence.usage.unavailable;
         if let Some(why) = no_victim {
             unavailable.insert("victim", why);
@@ -133,24 +133,11 @@ impl End<'_> {
             cgroup: self.cgroup.path().to_owned(),
             command: self.plan.command,
             started_at: self.started_at,
-            duration: self.duration,
             queued: self.queued,
-            ended: evidence.ended,
             hint: self.plan.hint,
             limits: self.plan.limits,
-            verdict,
-            cause,
-            usage: evidence.usage,
-            advice,
-            suggestions,
-            stdout: None,
-            stderr: None,
-            killed_processes: 0,
-            background: Vec::new(),
-            survivors: Vec::new(),
-            timeline: Vec::new(),
             notes,
-            retries: Vec::new(),
+            ..evidence.conclude()
         }
     }
 
@@ -228,6 +215,39 @@ impl End<'_> {
     }
 }
 
+impl Evidence {
+    /// Decides and explains; what is not evidence is at its default.
+    pub(super) fn conclude(self) -> Outcome {
+        let (verdict, cause) = decide(&self);
+        let (advice, suggestions) = advice::advise(&self, verdict, cause.as_ref());
+        Outcome {
+            call: String::new(),
+            session: String::new(),
+            cgroup: PathBuf::new(),
+            command: Vec::new(),
+            started_at: SystemTime::UNIX_EPOCH,
+            duration: self.duration,
+            queued: Duration::ZERO,
+            ended: self.ended,
+            hint: None,
+            limits: Limits::default(),
+            verdict,
+            cause,
+            usage: self.usage,
+            advice,
+            suggestions,
+            stdout: None,
+            stderr: None,
+            killed_processes: 0,
+            background: Vec::new(),
+            survivors: Vec::new(),
+            timeline: Vec::new(),
+            notes: Vec::new(),
+            retries: Vec::new(),
+        }
+    }
+}
+
 impl Met {
     fn is_any(&self) -> bool {
         self.refused_forks.is_some_and(|n| n > 0)
@@ -242,6 +262,7 @@ impl Met {
             own.max = own.max.max(below.max);
             own.oom = own.oom.max(below.oom);
             own.oom_kill = own.oom_kill.max(below.oom_kill);
+            own.oom_group_kill = own.oom_group_kill.max(below.oom_group_kill);
         }
     }
 }

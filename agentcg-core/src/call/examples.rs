@@ -3,17 +3,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::advice::advise;
 use super::oom::LoggedLimit;
 use super::outcome::{Captured, Ended, Outcome, Sample, Survivor, Verdict};
 use super::tests::{CALL, exited, not_started, signaled};
-use super::verdict::{Evidence, decide};
+use super::verdict::Evidence;
 use crate::Limit;
 use crate::limits::Limits;
 
 fn outcome(mut evidence: Evidence, command: &[&str]) -> Outcome {
-    let (verdict, cause) = decide(&evidence);
-    let (advice, suggestions) = advise(&evidence, verdict, cause.as_ref());
     evidence
         .usage
         .unavailable
@@ -26,24 +23,8 @@ fn outcome(mut evidence: Evidence, command: &[&str]) -> Outcome {
         cgroup: CALL.into(),
         command: command.iter().map(|&s| s.to_owned()).collect(),
         started_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
-        duration: evidence.duration,
-        queued: Duration::ZERO,
-        ended: evidence.ended,
-        hint: None,
         limits,
-        verdict,
-        cause,
-        usage: evidence.usage,
-        advice,
-        suggestions,
-        stdout: None,
-        stderr: None,
-        killed_processes: 0,
-        background: Vec::new(),
-        survivors: Vec::new(),
-        timeline: Vec::new(),
-        notes: Vec::new(),
-        retries: Vec::new(),
+        ..evidence.conclude()
     }
 }
 

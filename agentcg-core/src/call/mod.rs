@@ -45,6 +45,7 @@ use rustix::process::Signal;
 
 use crate::Result;
 use crate::cgroup::Cgroup;
+use crate::history::History;
 
 pub use advice::Suggestion;
 pub use cancel::Canceller;
@@ -67,6 +68,9 @@ pub use usage::Usage;
 /// Our ends of a call's standard input, output and error.
 type Pipes = [Option<OwnedFd>; 3];
 
+/// Who cancels a call through its handle, in the words of the advice.
+const US: &str = "the caller";
+
 /// A call that has been started. Dropping it kills all of its processes.
 #[derive(Debug)]
 #[must_use = "dropping a tool call kills it"]
@@ -79,6 +83,10 @@ pub struct ToolCall {
     /// The reading end of standard error, with [`Stdio::Piped`].
     pub stderr: Option<std::fs::File>,
     ready: Option<Arc<OwnedFd>>,
+    /// Where what it took is remembered.
+    history: Option<History>,
+    /// The calls that were tried before this one.
+    retries: Vec<Outcome>,
 }
 
 /// Controls a call from anywhere, while another thread waits for it.
@@ -94,9 +102,9 @@ pub struct CallControl {
 }
 
 impl ToolCall {
-    fn new(control: CallControl, pipes: Pipes) -> Self {
+    fn new(control: CallControl, pipes: Pipes, history: Option<History>) -> Self {
         let [stdin, stdout, stderr] = pipes.map(|pipe| pipe.map(Into::into));
-        Self { control, stdin, stdout, stderr, ready: None }
+        Self { control, stdin, stdout, stderr, ready: None, history, retries: Vec::new() }
     }
 
     /// A handle for other threads.
@@ -131,7 +139,10 @@ impl ToolCall {
     pub fn wait(mut self) -> Result<Outcome> {
         self.stdin = None;
         self.control.check_process()?;
-        Ok(self.control.slot.take())
+        let mut outcome = self.control.slot.take();
+        outcome.learn(self.history.as_ref());
+        outcome.retries = std::mem::take(&mut self.retries);
+        Ok(outcome)
     }
 
     /// Waits at most so long; true when the call is over and [`wait`](Self::wait) returns at once.
@@ -183,12 +194,12 @@ impl CallControl {
 
     /// As [`ToolCall::cancel`].
     pub fn cancel(&self) {
-        self.stop(None);
+        self.stop(US, Signal::TERM, None);
     }
 
     /// As [`ToolCall::kill`].
     pub fn kill(&self) {
-        self.stop(Some(Duration::ZERO));
+        self.stop(US, Signal::TERM, Some(Duration::ZERO));
     }
 
     /// A forked child has the memory of its parent, but not the thread that watches over the call.
@@ -196,9 +207,9 @@ impl CallControl {
         self.inbox.check_process()
     }
 
-    fn stop(&self, grace: Option<Duration>) {
+    fn stop(&self, by: impl Into<String>, signal: Signal, grace: Option<Duration>) {
         if let Some(id) = self.id {
-            self.inbox.stop(id, Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
+            self.inbox.stop(id, Stopped::Cancelled(by.into()), signal, grace);
         }
     }
 
@@ -208,10 +219,7 @@ impl CallControl {
     /// # Errors
     /// `InvalidInput` for a number that is no signal.
     pub fn interrupt(&self, signal: i32, by: impl Into<String>) -> Result<()> {
-        let signal = processes::signal_of(signal)?;
-        if let Some(id) = self.id {
-            self.inbox.stop(id, Stopped::Cancelled(by.into()), signal, None);
-        }
+        self.stop(by, processes::signal_of(signal)?, None);
         Ok(())
     }
 

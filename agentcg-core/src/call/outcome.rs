@@ -253,6 +253,15 @@ impl Outcome {
         history.record(&CommandKey::normalise(&self.command), run)
     }
 
+    /// The same for a call that may have a history; what is in the way of it is only logged.
+    pub(super) fn learn(&self, history: Option<&History>) {
+        if let Some(history) = history
+            && let Err(e) = self.record(history)
+        {
+            tracing::warn!("{e}");
+        }
+    }
+
     /// The version of the JSON form.
     pub const SCHEMA: u32 = 1;
 

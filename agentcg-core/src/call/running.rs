@@ -18,8 +18,8 @@ use rustix::process::Signal;
 
 use super::evidence::{Baseline, End};
 use super::outcome::{Ended, Outcome, Sample, Stopped, Survivor};
-use super::processes;
 use super::stdio::{Collect, Feed};
+use super::{US, processes};
 use crate::admission::Pass;
 use crate::cgroup::Cgroup;
 use crate::limits::Limits;
@@ -273,7 +273,7 @@ impl Running {
     fn feed(&mut self) -> Next {
         let Some(feed) = &mut self.input else { return Next::Forget(Source::Stdin) };
         loop {
-            match rustix::io::write(&feed.fd, &feed.bytes[feed.written..]) {
+            match feed.write() {
                 Ok(n) => feed.written += n,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Next::Wait,
@@ -375,7 +375,7 @@ impl Running {
         loop {
             if std::mem::take(&mut ask) && interrupted() {
                 let grace = self.plan.grace.min(INTERRUPTED_GRACE);
-                self.stop(Stopped::Cancelled("the caller".into()), Signal::TERM, grace);
+                self.stop(Stopped::Cancelled(US.into()), Signal::TERM, grace);
             }
             let next = match self.poll(&sources) {
                 Ok(Some(source)) => self.on_event(source),

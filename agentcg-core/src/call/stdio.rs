@@ -3,10 +3,11 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::capture::Capture;
-use crate::{Error, Result};
+use crate::Error;
 
 /// One of the three standard descriptors of a call.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ impl From<std::fs::File> for Stdio {
 pub(super) struct Opened {
     /// The child's ends; `None` means inherited.
     pub theirs: [Option<OwnedFd>; 3],
+    /// What becomes 3, 4, ...: numbered above all of these.
+    pub extra: Vec<Option<OwnedFd>>,
     /// Standard error is a copy of standard output, also of an inherited one.
     pub merged: bool,
     /// Our ends, for the user.
@@ -65,6 +68,34 @@ pub(super) struct Feed {
     pub written: usize,
 }
 
+impl Feed {
+    /// Writes what there is room for. A reader that is gone is `PIPE`, without the signal that ends
+    /// a program which does not ignore it, as those in C do not: it is held back, and taken from
+    /// this thread.
+    pub(super) fn write(&self) -> Result<usize, Errno> {
+        let bytes = &self.bytes[self.written..];
+        // SAFETY: the sets are values of our own; only this thread's mask and signals are touched.
+        unsafe {
+            let [mut pipe, mut before, mut waiting]: [libc::sigset_t; 3] = std::mem::zeroed();
+            libc::sigemptyset(&mut pipe);
+            libc::sigaddset(&mut pipe, libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, &mut before);
+            // One that waits already is not ours.
+            let others = libc::sigpending(&mut waiting) == 0
+                && libc::sigismember(&waiting, libc::SIGPIPE) == 1;
+            let written = rustix::io::write(&self.fd, bytes);
+            if written == Err(Errno::PIPE) && !others {
+                let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                let interrupted =
+                    || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR);
+                while libc::sigtimedwait(&pipe, std::ptr::null_mut(), &now) < 0 && interrupted() {}
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+            written
+        }
+    }
+}
+
 /// A pipe that is read into a [`Capture`].
 #[derive(Debug)]
 pub(super) struct Collect {
@@ -73,8 +104,16 @@ pub(super) struct Collect {
 }
 
 impl Opened {
-    pub(super) fn new(stdio: [&Stdio; 3], capture_limit: usize) -> Result<Self> {
+    pub(super) fn new(
+        stdio: [&Stdio; 3],
+        extra: &[Option<OwnedFd>],
+        capture_limit: usize,
+    ) -> crate::Result<Self> {
         let mut opened = Self::default();
+        let first = 3 + extra.len() as RawFd;
+        for fd in extra {
+            opened.extra.push(fd.as_ref().map(|fd| copy_from(fd, first)).transpose()?);
+        }
         for (i, how) in stdio.into_iter().enumerate() {
             opened.theirs[i] = match (how, i) {
                 (Stdio::Inherit, _) => None,
@@ -118,7 +157,7 @@ impl Opened {
 
     /// The numbers that become 0, 1 and 2.
     pub(super) fn raw(&self) -> [Option<RawFd>; 3] {
-        let mut raw = [0, 1, 2].map(|i| self.theirs[i].as_ref().map(AsRawFd::as_raw_fd));
+        let mut raw = self.theirs.each_ref().map(number);
         if self.merged {
             // The child connects 1 before 2.
             raw[2] = Some(1);
@@ -127,7 +166,16 @@ impl Opened {
     }
 }
 
-fn null() -> Result<OwnedFd> {
+/// The numbers of descriptors.
+pub(super) fn raw(fds: &[Option<OwnedFd>]) -> Vec<Option<RawFd>> {
+    fds.iter().map(number).collect()
+}
+
+fn number(fd: &Option<OwnedFd>) -> Option<RawFd> {
+    fd.as_ref().map(AsRawFd::as_raw_fd)
+}
+
+fn null() -> crate::Result<OwnedFd> {
     let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::os("open", "/dev/null", e))?;
     if fd.as_raw_fd() > 2 { Ok(fd) } else { above_2(&fd) }
@@ -135,11 +183,16 @@ fn null() -> Result<OwnedFd> {
 
 /// A copy that is none of 0, 1, 2: where ours are closed, a new descriptor may get such a number, and
 /// connecting one would overwrite the other.
-fn above_2(fd: &OwnedFd) -> Result<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::os("duplicate", "a descriptor", e))
+fn above_2(fd: &OwnedFd) -> crate::Result<OwnedFd> {
+    copy_from(fd, 3)
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+fn copy_from(fd: &OwnedFd, first: RawFd) -> crate::Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, first)
+        .map_err(|e| Error::os("duplicate", "a descriptor", e))
+}
+
+fn pipe() -> crate::Result<(OwnedFd, OwnedFd)> {
     let (read, write) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::os("make", "a pipe", e))?;
     if read.as_raw_fd() > 2 && write.as_raw_fd() > 2 {
@@ -148,6 +201,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((above_2(&read)?, above_2(&write)?))
 }
 
-fn nonblocking(fd: &OwnedFd) -> Result<()> {
+fn nonblocking(fd: &OwnedFd) -> crate::Result<()> {
     rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::os("set", "a pipe non-blocking", e))
 }

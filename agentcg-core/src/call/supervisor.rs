@@ -203,6 +203,15 @@ struct Watch {
     times: BTreeSet<(Instant, u64)>,
 }
 
+impl Drop for Watch {
+    /// Whoever waits for a call that is left, for it cannot be killed, is told.
+    fn drop(&mut self) {
+        for (_, (call, slot)) in self.calls.drain() {
+            slot.set(call.finish());
+        }
+    }
+}
+
 impl Watch {
     fn run(mut self) {
         let mut events = Vec::with_capacity(64);
@@ -218,7 +227,7 @@ impl Watch {
             ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => {
-                    // Only a bug can cause it; without the thread every wait would be for ever.
+                    // Only a bug can cause it.
                     tracing::error!("tool calls are not watched any more: epoll_wait: {e}");
                     return;
                 }

@@ -116,6 +116,17 @@ impl Evidence {
         self.memory(|m| m.oom_kill = kills)
     }
 
+    /// As with `memory.oom.group` at a level.
+    fn whole(self, level: usize, times: u64) -> Self {
+        let own = if level == 0 { times } else { 0 };
+        self.memory(|m| m.oom_group_kill = Some(own)).with(|e| {
+            for l in &mut e.levels {
+                l.met.memory.get_or_insert_default().oom_group_kill = Some(0);
+            }
+            e.levels[level].met.memory.get_or_insert_default().oom_group_kill = Some(times);
+        })
+    }
+
     /// Killed by the limit of this level.
     pub(super) fn oom_at(self, level: usize) -> Self {
         let own = |m: &mut MemoryEvents| m.oom = u64::from(level == 0);
@@ -280,10 +291,52 @@ fn memory_kills() {
         ),
         Row(
             "the whole group",
-            signaled(9).oom_at(0).killed(5).logged(None),
+            signaled(9).oom_at(0).killed(5).whole(0, 1).logged(None),
             V::OomKilled,
             call("memory.max", Ends),
-            &["and 4 processes with it were killed"],
+            &["python3 (pid 412) and at least 3 other processes of it were killed"],
+            vec![hint("memory:1G"), S::ReduceParallelism],
+        ),
+        Row(
+            "the whole group: one process, counted twice",
+            signaled(9).oom_at(0).killed(2).whole(0, 1).logged(None),
+            V::OomKilled,
+            call("memory.max", Ends),
+            &["python3 (pid 412) was killed"],
+            vec![hint("memory:1G"), S::ReduceParallelism],
+        ),
+        Row(
+            "the whole group, and its process was gone before it was counted again",
+            signaled(9).oom_at(0).killed(1).whole(0, 1),
+            V::OomKilled,
+            call("memory.max", Ends),
+            &["A process of it was killed"],
+            vec![hint("memory:1G"), S::ReduceParallelism],
+        ),
+        Row(
+            "the session killed whole: the call's own counters do not say so",
+            signaled(9).oom_at(2).killed(3).whole(2, 1),
+            V::OomKilled,
+            session("memory.max", Ends),
+            &["A process and at least 1 other process of it were killed"],
+            vec![S::ReduceParallelism, S::DoNotRetry],
+        ),
+        Row(
+            "one after the other",
+            exited(1).oom_at(0).killed(3).whole(0, 0).logged(None),
+            V::OomKilled,
+            call("memory.max", Ends),
+            &["python3 (pid 412) and 2 other processes of it were killed"],
+            vec![hint("memory:1G"), S::ReduceParallelism],
+        ),
+        Row(
+            "before kernel 5.17 nobody knows",
+            signaled(9).oom_at(0).killed(5).logged(None).with(|e| {
+                e.own.memory.as_mut().unwrap().oom_group_kill = None;
+            }),
+            V::OomKilled,
+            call("memory.max", Ends),
+            &["python3 (pid 412) was killed"],
             vec![hint("memory:1G"), S::ReduceParallelism],
         ),
         Row(

@@ -73,7 +73,8 @@ pub struct Usage {
     /// How often it went over its own `memory.high` and was slowed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_high_events: Option<u64>,
-    /// Processes killed by an OOM killer, its own cgroup's or another.
+    /// Processes killed by an OOM killer, its own cgroup's or another, as the kernel counts them: one
+    /// that it chose with `memory.oom.group` most often twice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
     /// Names of missing fields, each with the reason.

@@ -109,6 +109,20 @@ impl Evidence {
         self.own.memory.is_some_and(|m| m.oom_kill > 0)
     }
 
+    /// How many of its processes an OOM killer has certainly killed, and whether there were no more.
+    ///
+    /// Where the kernel kills a cgroup whole (`memory.oom.group`), it counts the process that it chose
+    /// and then all in the cgroup that still have memory, most often that one again. How many times it
+    /// did so, in the call or in a cgroup above, is known since kernel 5.17.
+    pub(crate) fn oom_kills(&self) -> (u64, bool) {
+        let Some(own) = self.own.memory else { return (0, true) };
+        let above = self.levels.iter().filter(|l| l.scope != Scope::Call);
+        let counters = above.filter_map(|l| l.met.memory.as_ref()).chain([&own]);
+        let groups: Option<u64> = counters.map(|m| m.oom_group_kill).sum();
+        let few = own.oom_kill.min(1);
+        (own.oom_kill.saturating_sub(groups.unwrap_or(u64::MAX)).max(few), groups == Some(0))
+    }
+
     /// This share of the duration; 0 when it is too short or not known.
     pub(crate) fn share(&self, us: Option<u64>) -> f64 {
         let time = Duration::from_micros(us.unwrap_or(0));

@@ -186,7 +186,8 @@ pub struct MemoryEvents {
     pub max: u64,
     /// Allocations that failed at `memory.max`.
     pub oom: u64,
-    /// Processes killed by any OOM killer.
+    /// Processes killed by any OOM killer; one that was chosen and then killed with its whole group is
+    /// counted twice, unless it had no memory any more.
     pub oom_kill: u64,
     /// Groups killed whole (kernel 5.17).
     pub oom_group_kill: Option<u64>,

@@ -1,5 +1,6 @@
 //! The cgroups below a session: `agent`, `calls` and `background`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -283,15 +284,14 @@ impl Calls {
             Some(spare) => spare,
             None => self.empty(name)?,
         };
-        let name = cgroup.name().into_owned();
         let mut live = self.live.lock();
         live.started += 1;
         let number = live.started;
         let alone_at_start = live.names.is_empty();
-        live.names.insert(number, name.clone());
+        live.names.insert(number, cgroup.name().into_owned());
         drop(live);
         let presence = Presence { calls: self.clone(), number, alone_at_start };
-        Ok(NewCall(Some(Parts { calls: self, cgroup: Arc::new(cgroup), lock, presence, name })))
+        Ok(NewCall(Some(Parts { calls: self, cgroup: Arc::new(cgroup), lock, presence })))
     }
 
     fn empty(&self, name: Option<&str>) -> Result<Empty> {
@@ -384,7 +384,6 @@ pub(crate) struct Parts {
     pub cgroup: Arc<Cgroup>,
     pub lock: OwnedFd,
     pub presence: Presence,
-    pub name: String,
 }
 
 impl NewCall {
@@ -393,8 +392,8 @@ impl NewCall {
         self.0.as_ref().unwrap_or_else(|| unreachable!())
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.parts().name
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        self.cgroup().name()
     }
 
     pub(crate) fn cgroup(&self) -> &Cgroup {

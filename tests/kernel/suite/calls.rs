@@ -360,6 +360,10 @@ fn pipes() -> Result<()> {
     let file = tempfile::tempfile()?;
     exited(&place.sh("echo in a file").stdout(file.try_clone()?).spawn()?.wait()?, 0)?;
     ensure!(file.metadata()?.len() == 10);
+    // As other numbers there; what is not given stays ours.
+    let extra = [None, Some(file.try_clone()?.into())];
+    let outcome = place.sh("echo more >&4; echo >&3").extra_fds(extra).output()?;
+    ensure!(outcome.exit_code() == Some(2) && file.metadata()?.len() == 15, "{outcome:?}");
     place.close()
 }
 
@@ -571,6 +575,21 @@ fn history() -> Result<()> {
     // Next time the first try is enough.
     let outcome = eat(more).hint("memory:auto".parse()?).output()?;
     ensure!(outcome.success() && outcome.retries.is_empty(), "{outcome:?}");
+    // A descriptor is there for the second try too; and who spawns can do the same in steps.
+    let file = tempfile::tempfile()?;
+    let mut limits = agentcg_core::Limits::default();
+    limits.memory_max = Some(Limit::Value((u64::from(more) << 20) * 3 / 4));
+    let mut command = place.session().command("python3");
+    command.args(["-c", &format!("a = b'x' * ({more} << 20); print('done')")]);
+    command.limits(limits).retry(true).stdin(Stdio::Null).stdout(file.try_clone()?);
+    let outcome = command.output()?;
+    ensure!(outcome.success() && outcome.retries.len() == 1, "{outcome:?}");
+    ensure!(file.metadata()?.len() == 5);
+    let first = command.stdout(Stdio::Null).spawn()?.wait()?;
+    ensure!(first.verdict == Verdict::OomKilled, "{first:?}");
+    let second = command.respawn(&first)?.context("it is tried again")?.wait()?;
+    ensure!(second.success() && second.retries.len() == 1, "{second:?}");
+    ensure!(command.respawn(&second)?.is_none());
     place.close()
 }
 
