@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from agentcg._scheduler import Scheduler, SchedulerExit, SchedulerStats
     from agentcg._session import Session
     from agentcg._stream import EventStats, EventStream, MissingProbe
-    from agentcg._types import CallOptions, Limits
+    from agentcg._types import CallOptions, Limits, PopenOptions, RunOptions
     from agentcg._usage import Cause, Sample, Survivor, Usage, Victim
 
 __all__ = [
@@ -88,7 +88,9 @@ __all__ = [
     "OomKill",
     "Origin",
     "PermissionDeniedError",
+    "PopenOptions",
     "ProtectionWindow",
+    "RunOptions",
     "Runtime",
     "Sample",
     "Scheduler",
@@ -143,7 +145,7 @@ _PLACES = {
     "agentcg._scheduler": ("Scheduler", "SchedulerExit", "SchedulerStats"),
     "agentcg._session": ("Session",),
     "agentcg._stream": ("EventStats", "EventStream", "MissingProbe"),
-    "agentcg._types": ("CallOptions", "Limits"),
+    "agentcg._types": ("CallOptions", "Limits", "PopenOptions", "RunOptions"),
     "agentcg._usage": ("Cause", "Sample", "Survivor", "Usage", "Victim"),
 }
 

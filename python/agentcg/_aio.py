@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentcg._call import Call
 from agentcg._options import data
+from agentcg._wait import wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from agentcg import _native
-    from agentcg._call import Finished
     from agentcg._result import ToolResult
-    from agentcg._types import Args
+    from agentcg._types import Args, Observer
 
 
 class AsyncToolCall(Call):
@@ -40,7 +40,7 @@ class AsyncToolCall(Call):
 
     _over: asyncio.Future[None]
 
-    def __init__(self, spawn: Callable[[], _native.ToolCall], args: Args, finished: Finished) -> None:
+    def __init__(self, spawn: Callable[[], _native.ToolCall], args: Args, finished: Observer) -> None:
         """Keep what starts it."""
         super().__init__(None, args, None, finished)  # type: ignore[arg-type] # there when it is started
         self._spawn = spawn
@@ -55,7 +55,10 @@ class AsyncToolCall(Call):
         loop = asyncio.get_running_loop()
         self._native = self._spawn()
         self._over = loop.create_future()
-        loop.add_reader(self.fileno(), self._ended, loop)
+        # Before any other callback of it: the loop must not keep a descriptor that may soon mean another file.
+        fd = self.fileno()
+        self._over.add_done_callback(lambda _: loop.remove_reader(fd))
+        loop.add_reader(fd, wake, self._over)
         stdin, stdout, stderr = self._native.pipes()
         if stdin is not None:
             self.stdin = await _writer(loop, stdin)
@@ -64,11 +67,6 @@ class AsyncToolCall(Call):
         if stderr is not None:
             self.stderr = await _reader(loop, stderr)
         return self
-
-    def _ended(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self.fileno())
-        if not self._over.done():
-            self._over.set_result(None)
 
     async def wait(self) -> int:
         """Wait for the end and give the return code."""
@@ -144,7 +142,7 @@ async def _writer(loop: asyncio.AbstractEventLoop, fd: int) -> asyncio.StreamWri
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
-def _pipe(loop: asyncio.AbstractEventLoop, fd: int, mode: str) -> Any:  # noqa: ANN401 # what the loops expect
+def _pipe(loop: asyncio.AbstractEventLoop, fd: int, mode: str) -> Any:  # what the loops expect
     """Make the object that a loop wants for a pipe.
 
     uvloop closes the object and then the descriptor. Another thread may have been given the number in between, and

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from agentcg._types import AnyPath, Args, File, HasFileno
+    from agentcg._types import AnyPath, Args, CallOptions, File, HasFileno, PopenOptions, RunOptions
 
 
-CAPTURE = -4
+_CAPTURE = -4
 """For the native module: kept for the result, where ``PIPE`` is a pipe to the caller."""
 
 
@@ -88,7 +88,7 @@ _LIMITS: dict[str, Callable[[str, Any], object]] = {
     "pids_max": _limit,
     "io_weight": _weight,
 }
-_CALL: dict[str, Callable[[str, Any], object]] = {
+_OPTIONS: dict[str, Callable[[str, Any], object]] = {
     **_LIMITS,
     "hint": _is,
     "timeout": _is,
@@ -127,14 +127,13 @@ def _ready(given: Mapping[str, Any], known: Mapping[str, Callable[[str, Any], ob
     return ready
 
 
-def call(args: Args, given: dict[str, Any]) -> tuple[list[str], dict[str, object]]:
-    """Give the command and the options of a call; what is for Python alone is taken out of ``given``."""
+def _call(args: Args, given: CallOptions) -> tuple[list[str], dict[str, object]]:
     shell, executable = given.pop("shell", False), given.pop("executable", None)
     close_fds = given.pop("close_fds", True)
     words = [args] if isinstance(args, (str, bytes, os.PathLike)) else args
     argv = ["/bin/sh", "-c"] if shell else []
     argv += [os.fsdecode(word) for word in words]
-    options = _ready(given, _CALL)
+    options = _ready(given, _OPTIONS)
     if executable is not None and argv:
         if not shell:
             options["arg0"] = argv[0]
@@ -144,14 +143,39 @@ def call(args: Args, given: dict[str, Any]) -> tuple[list[str], dict[str, object
     return argv, options
 
 
-def stdio(options: dict[str, object], stdin: File, stdout: File, stderr: File, *, pipe: int) -> None:
-    """Add where input comes from and output goes to; ``pipe`` is what ``PIPE`` means for output."""
+def piped(args: Args, given: PopenOptions) -> tuple[list[str], dict[str, object]]:
+    """Give the command and the options of a call whose ``PIPE`` is a pipe to the caller; ``given`` is used up."""
+    streams = given.pop("stdin", None), given.pop("stdout", None), given.pop("stderr", None)
+    argv, native = _call(args, given)
+    _stdio(native, *streams, pipe=subprocess.PIPE)
+    return argv, native
+
+
+def captured(args: Args, fed: Any, text: Text | None, given: RunOptions) -> tuple[list[str], dict[str, object]]:
+    """Give them for a call that is ``fed`` this input and whose ``PIPE`` is kept for its result."""
+    stdin, stdout, stderr = given.pop("stdin", None), given.pop("stdout", None), given.pop("stderr", None)
+    if fed is not None and stdin is not None:
+        raise ValueError("stdin and input exclude each other")
+    if given.pop("capture_output", False):
+        if stdout is not None or stderr is not None:
+            raise ValueError("stdout and stderr exclude capture_output")
+        stdout = stderr = subprocess.PIPE
+    argv, native = _call(args, given)
+    if stdin == subprocess.PIPE:
+        fed, stdin = b"", None
+    _stdio(native, stdin, stdout, stderr, pipe=_CAPTURE)
+    if fed is not None:
+        native["stdin"] = data(text, fed)
+    return argv, native
+
+
+def _stdio(native: dict[str, object], stdin: File, stdout: File, stderr: File, *, pipe: int) -> None:
     if stdin is not None:
-        options["stdin"] = _file(stdin)
+        native["stdin"] = _file(stdin)
     if stdout is not None:
-        options["stdout"] = pipe if stdout == subprocess.PIPE else _file(stdout)
+        native["stdout"] = pipe if stdout == subprocess.PIPE else _file(stdout)
     if stderr is not None:
-        options["stderr"] = pipe if stderr == subprocess.PIPE else _file(stderr)
+        native["stderr"] = pipe if stderr == subprocess.PIPE else _file(stderr)
 
 
 def _file(file: int | HasFileno) -> int:

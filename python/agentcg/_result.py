@@ -40,6 +40,11 @@ class Verdict(str, enum.Enum):
     SPAWN_FAILED = "spawn_failed"
     """The program was never started."""
 
+    @property
+    def by_itself(self) -> bool:
+        """It ended by itself, well or not: nothing else ended it."""
+        return self in {Verdict.COMPLETED, Verdict.FAILED}
+
     def __str__(self) -> str:
         """Give the word alone."""
         return self.value

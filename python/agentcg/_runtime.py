@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agentcg._stream import EventStream
     from agentcg._types import Kind, Limits, Observer, Priority, StrPath
 
-    H = TypeVar("H", bound=Handle)
+    _H = TypeVar("_H", bound=Handle)
 
 _U32 = (1 << 32) - 1
 
@@ -192,7 +192,7 @@ class Runtime(Handle):
             handle.close()
         self._native.close()
 
-    def _give(self, handle: H) -> H:
+    def _give(self, handle: _H) -> _H:
         self._given.add(handle)
         return handle
 

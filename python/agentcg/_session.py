@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from subprocess import PIPE
-
 from agentcg import _errors
 from agentcg._handle import Handle
-from agentcg._options import CAPTURE, Text, call, data, limits, stdio
+from agentcg._options import Text, captured, limits, piped
 from agentcg._result import ToolResult
 
 TYPE_CHECKING = False
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from agentcg import _native
     from agentcg._aio import AsyncToolCall
     from agentcg._call import ToolCall
-    from agentcg._types import Args, CallOptions, File, Limits, Observer, Priority
+    from agentcg._types import Args, Limits, Observer, PopenOptions, Priority, RunOptions
     from agentcg._usage import Usage
 
 
@@ -60,32 +58,22 @@ class Session(Handle):
             self,
             args: Args,
             *,
-            text: Literal[True],
             input: str | None = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
+            text: Literal[True],
             encoding: str | None = None,
             errors: str | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[str]: ...
         @overload
         def run(
             self,
             args: Args,
             *,
-            encoding: str,
             input: str | None = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
             text: bool | None = None,
+            encoding: str,
             errors: str | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[str]: ...
         @overload
         def run(
@@ -93,16 +81,10 @@ class Session(Handle):
             args: Args,
             *,
             input: bytes | None = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
             text: Literal[False] | None = None,
             encoding: None = None,
             errors: None = None,
-            universal_newlines: Literal[False] | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[bytes]: ...
         @overload
         def run(
@@ -110,16 +92,11 @@ class Session(Handle):
             args: Args,
             *,
             input: Any = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
             text: bool | None = None,
             encoding: str | None = None,
             errors: str | None = None,
             universal_newlines: bool | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[Any]: ...
 
     def run(
@@ -127,24 +104,22 @@ class Session(Handle):
         args: Args,
         *,
         input: Any = None,  # the names are those of subprocess
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
-        capture_output: bool = False,
-        check: bool = False,
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
         universal_newlines: bool | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RunOptions],
     ) -> ToolResult[Any]:
         """Run a command as a tool call, in a cgroup of its own, and wait until all of it has ended.
 
-        Shaped like :func:`subprocess.run`: ``stdin``, ``stdout`` and ``stderr`` (``PIPE``, ``DEVNULL``, ``STDOUT``, a
-        descriptor, an open file; default ours), ``input``, ``capture_output``, ``text``, ``encoding``, ``errors``,
-        ``check``, and
+        Shaped like :func:`subprocess.run`; the options are those of :class:`RunOptions`:
 
         ======================  ==============================================================
+        ``stdin``, ``stdout``, ``stderr``
+                                ``PIPE``, ``DEVNULL``, ``STDOUT``, a descriptor, an open file
+                                (default: ours)
+        ``input``, ``capture_output``, ``check``, ``text``, ``encoding``, ``errors``
+                                as in :mod:`subprocess`
         ``timeout``             seconds; then SIGTERM to all of it, SIGKILL after the grace
         ``grace``               seconds from SIGTERM to SIGKILL (2)
         ``hint``                what it needs: ``"memory:high,cpu:2,time:5m"``
@@ -176,16 +151,8 @@ class Session(Handle):
         :class:`UnsupportedError`. An exception from a signal handler (Ctrl-C) ends the call and is passed on.
         """
         mode = Text.wanted(text, encoding, errors, universal_newlines)
-        argv, native = _prepare(
-            args,
-            input,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=mode,
-            capture=capture_output,
-            options=options,
-        )
+        check = options.pop("check", False)
+        argv, native = captured(args, input, mode, options)
         result = ToolResult.make(args, mode, self._native.run(argv, native))
         if self._observers:
             self._tell(result)
@@ -198,32 +165,19 @@ class Session(Handle):
         args: Args,
         *,
         input: Any = None,
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
-        capture_output: bool = False,
-        check: bool = False,
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
         universal_newlines: bool | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RunOptions],
     ) -> ToolResult[Any]:
         """As :meth:`run`, for asyncio (uvloop too) and trio, without a thread; ``retry`` is not done here.
 
         Cancelling the task kills all of the call, and waits until it is gone before the cancellation goes on.
         """
         mode = Text.wanted(text, encoding, errors, universal_newlines)
-        argv, native = _prepare(
-            args,
-            input,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=mode,
-            capture=capture_output,
-            options=options,
-        )
+        check = options.pop("check", False)
+        argv, native = captured(args, input, mode, options)
         from agentcg._call import Call
         from agentcg._wait import readable, settled
 
@@ -247,66 +201,53 @@ class Session(Handle):
             self,
             args: Args,
             *,
-            text: Literal[True],
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
             bufsize: int = -1,
+            text: Literal[True],
             encoding: str | None = None,
             errors: str | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[PopenOptions],
         ) -> ToolCall[str]: ...
         @overload
         def popen(
             self,
             args: Args,
             *,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
             bufsize: int = -1,
             text: Literal[False] | None = None,
             encoding: None = None,
             errors: None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[PopenOptions],
         ) -> ToolCall[bytes]: ...
         @overload
         def popen(
             self,
             args: Args,
             *,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
             bufsize: int = -1,
             text: bool | None = None,
             encoding: str | None = None,
             errors: str | None = None,
             universal_newlines: bool | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[PopenOptions],
         ) -> ToolCall[Any]: ...
 
     def popen(
         self,
         args: Args,
         *,
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
         bufsize: int = -1,
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
         universal_newlines: bool | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PopenOptions],
     ) -> ToolCall[Any]:
         """Start a command as a tool call; shaped like :class:`subprocess.Popen`, options as in :meth:`run`.
 
         With ``PIPE`` its ends are ``call.stdin``, ``call.stdout`` and ``call.stderr``.
         """
         mode = Text.wanted(text, encoding, errors, universal_newlines)
-        argv, native = call(args, dict(options))
-        stdio(native, stdin, stdout, stderr, pipe=PIPE)
+        argv, native = piped(args, options)
         from agentcg._call import ToolCall
 
         running: ToolCall[Any] = ToolCall(self._native.spawn(argv, native), args, mode, self._tell, bufsize)
@@ -315,18 +256,13 @@ class Session(Handle):
     def popen_async(
         self,
         args: Args,
-        *,
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PopenOptions],
     ) -> AsyncToolCall:
         """Start a command for asyncio: ``async with session.popen_async(...) as call``; options as in :meth:`run`.
 
         With ``PIPE`` its ends are streams of bytes, as those of :class:`asyncio.subprocess.Process`.
         """
-        argv, native = call(args, dict(options))
-        stdio(native, stdin, stdout, stderr, pipe=PIPE)
+        argv, native = piped(args, options)
         from agentcg._aio import AsyncToolCall
 
         return AsyncToolCall(lambda: self._native.spawn(argv, native), args, self._tell)
@@ -378,30 +314,3 @@ class Session(Handle):
                 import logging
 
                 logging.getLogger("agentcg").exception("an observer of tool calls failed: %r", observer)
-
-
-def _prepare(
-    args: Args,
-    given: Any,
-    *,
-    stdin: File,
-    stdout: File,
-    stderr: File,
-    text: Text | None,
-    capture: bool,
-    options: CallOptions,
-) -> tuple[list[str], dict[str, object]]:
-    """Make a call ready whose output is kept for its result."""
-    if given is not None and stdin is not None:
-        raise ValueError("stdin and input exclude each other")
-    if capture:
-        if stdout is not None or stderr is not None:
-            raise ValueError("stdout and stderr exclude capture_output")
-        stdout = stderr = PIPE
-    argv, native = call(args, dict(options))
-    if stdin == PIPE:
-        given, stdin = b"", None
-    stdio(native, stdin, stdout, stderr, pipe=CAPTURE)
-    if given is not None:
-        native["stdin"] = data(text, given)
-    return argv, native

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Union
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from agentcg._result import ToolResult
-
-    Args = Union["AnyPath", Sequence["AnyPath"]]
-    """A program and its arguments, or a program alone; with ``shell=True`` text for the shell."""
-    Observer = Callable[["ToolResult[Any]"], object]
-    """Is told each result."""
 
 T = TypeVar("T", str, bytes)
 Priority = Literal["high", "normal", "low"]
 Kind = Literal["EXEC", "EXIT", "FORK", "FILE_OPEN", "BASH_READLINE", "OOM_KILL"]
 StrPath = Union[str, "os.PathLike[str]"]
 AnyPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+Args = Union["AnyPath", Sequence["AnyPath"]]
+"""A program and its arguments, or a program alone; with ``shell=True`` text for the shell."""
+Observer = Callable[["ToolResult[Any]"], object]
+"""Is told each result."""
 Output = Union["tuple[bytes, int | None]", None]
 """Captured bytes, and where some of them were left out."""
 
@@ -108,3 +108,23 @@ class CallOptions(Limits, total=False):
     retry: bool | None
     """``run`` only: once more with twice the memory when it was OOM killed at its own limit; default: with the hint
     ``memory:auto``. Standard input must be ``input`` or ``DEVNULL``."""
+
+
+class PopenOptions(CallOptions, total=False):
+    """What ``popen`` and ``popen_async`` take beside the command and what text is."""
+
+    stdin: File
+    """Standard input."""
+    stdout: File
+    """Standard output."""
+    stderr: File
+    """Standard error; also ``STDOUT``."""
+
+
+class RunOptions(PopenOptions, total=False):
+    """What ``run`` and ``run_async`` take beside the command, its input and what text is."""
+
+    capture_output: bool
+    """Standard output and error are ``PIPE``."""
+    check: bool
+    """Raise when the verdict is not ``completed``."""

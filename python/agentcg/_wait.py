@@ -24,10 +24,17 @@ def wait(fd: int, timeout: float | None = None) -> bool:
             return False
 
 
+def in_trio() -> bool:
+    """Say whether the task that runs is trio's; otherwise it is asyncio's."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
 async def readable(fd: int) -> None:
     """Wait in the event loop, asyncio's or trio's, until it is readable; one task for a descriptor."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if in_trio():
+        import trio
+
         await trio.lowlevel.wait_readable(fd)
         return
     import asyncio
@@ -43,12 +50,25 @@ async def readable(fd: int) -> None:
 
 async def settled(fd: int) -> None:
     """Wait likewise after a cancellation; in trio, where a cancelled scope stays cancelled, shielded from it."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if in_trio():
+        import trio
+
         with trio.CancelScope(shield=True):
             await trio.lowlevel.wait_readable(fd)
     else:
         await readable(fd)
+
+
+async def turn() -> None:
+    """Let the other tasks run."""
+    if in_trio():
+        import trio
+
+        await trio.lowlevel.checkpoint()
+    else:
+        import asyncio
+
+        await asyncio.sleep(0)
 
 
 def wake(waiter: asyncio.Future[None]) -> None:

@@ -27,6 +27,16 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208
 
 
+async def cancel(task: asyncio.Task[Any], session: agentcg.Session) -> None:
+    """Cancel it while its call runs; nothing of that may be left."""
+    while not running(session):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert running(session) == []
+
+
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Run to the end in a loop of this kind."""
@@ -122,12 +132,7 @@ def test_cancelling_kills_all_of_it(session: agentcg.Session, run: Run) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(session.run_async("trap '' TERM; sleep 1000 & sleep 1000", shell=True))
-        while not running(session):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert running(session) == []
+        await cancel(task, session)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(session.run_async(["sleep", "1000"]), 0.1)
         assert running(session) == []
@@ -174,12 +179,7 @@ def test_leaving_popen_async(session: agentcg.Session, run: Run) -> None:
                 pass  # waits for its end
 
         task = asyncio.create_task(hold())
-        while not running(session):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert running(session) == []
+        await cancel(task, session)
 
     run(main())
 
