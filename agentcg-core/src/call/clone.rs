@@ -39,6 +39,8 @@ pub(super) struct Launch {
     pub rlimits: Vec<(u32, libc::rlimit)>,
     pub oom_score_adj: Option<CString>,
     pub new_session: bool,
+    /// To join, or 0 for one of its own.
+    pub process_group: Option<libc::pid_t>,
     pub groups: Option<Vec<libc::gid_t>>,
     pub gid: Option<libc::gid_t>,
     pub uid: Option<libc::uid_t>,
@@ -46,6 +48,8 @@ pub(super) struct Launch {
     pub sched_ext: bool,
     /// Keep descriptors from 3 on that are not close-on-exec.
     pub inherit_fds: bool,
+    /// Keep these, close-on-exec or not; from 3 on, in rising order.
+    pub pass_fds: Vec<RawFd>,
 }
 
 /// A child that runs its program.
@@ -68,7 +72,9 @@ pub(super) enum Step {
     Make,
     Enter,
     Setsid,
+    ProcessGroup,
     Stdio,
+    PassFds,
     Rlimits,
     OomScoreAdj,
     Chdir,
@@ -86,7 +92,9 @@ impl Step {
             Step::Make => "make a process in the cgroup",
             Step::Enter => "enter the cgroup",
             Step::Setsid => "start a session",
+            Step::ProcessGroup => "join the process group",
             Step::Stdio => "connect standard input, output and error",
+            Step::PassFds => "pass descriptors on",
             Step::Rlimits => "set resource limits",
             Step::OomScoreAdj => "set oom_score_adj",
             Step::Chdir => "enter the working directory",
@@ -323,6 +331,9 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
         if launch.new_session {
             step!(Step::Setsid, libc::SYS_setsid);
         }
+        if let Some(group) = launch.process_group {
+            step!(Step::ProcessGroup, libc::SYS_setpgid, 0, group);
+        }
         for (target, source) in (0..).zip(&launch.stdio) {
             if let Some(source) = *source
                 && source != target
@@ -330,13 +341,13 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
                 step!(Step::Stdio, libc::SYS_dup3, source, target, 0);
             }
         }
-        if !launch.inherit_fds {
-            // Now and not by exec, which can take its time: among them are our locks, and if we are
-            // killed meanwhile, the child would hold them. Kernel 5.11; before, what we opened is
-            // close-on-exec anyway.
-            let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, how);
+        let mut next = 3u32;
+        for &fd in &launch.pass_fds {
+            close_range(launch, next, fd.cast_unsigned() - 1);
+            next = fd.cast_unsigned() + 1;
+            step!(Step::PassFds, libc::SYS_fcntl, fd, libc::F_SETFD, 0);
         }
+        close_range(launch, next, u32::MAX);
         if let Some(mask) = launch.umask {
             libc::syscall(libc::SYS_umask, mask);
         }
@@ -375,6 +386,20 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
         }
         default_signals();
         exec(shared)
+    }
+}
+
+/// Closes what is not passed on, now and not by exec, which can take its time: among them are our
+/// locks, and if we are killed meanwhile, the child would hold them. Kernel 5.11; before, what we
+/// opened is close-on-exec anyway.
+unsafe fn close_range(launch: &Launch, first: u32, last: u32) {
+    if launch.inherit_fds || first > last {
+        return;
+    }
+    let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: the child has a table of its own, and uses none of these descriptors any more.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, last, how);
     }
 }
 
@@ -424,11 +449,13 @@ unsafe fn write_file(path: &CStr, value: &CStr) -> i32 {
     }
 }
 
-/// Empty mask, and SIGPIPE as programs expect it, though Rust and Python ignore it for themselves.
+/// Empty mask, and SIGPIPE and SIGXFSZ as programs expect them, though Rust ignores the one and
+/// Python both for themselves.
 unsafe fn default_signals() {
     // SAFETY: changes the child's own table (there is no CLONE_SIGHAND) and mask.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
