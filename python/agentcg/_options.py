@@ -6,11 +6,11 @@ import operator
 import os
 import subprocess
 
-from agentcg._errors import within
+from agentcg._errors import make, within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from agentcg._types import AnyPath, Args, CallOptions, File, HasFileno, PopenOptions, RunOptions
@@ -35,6 +35,14 @@ def _number(name: str, value: int) -> int:
 
 def _size(name: str, value: int) -> int:
     return within(name, operator.index(value), 0, (1 << 63) - 1)
+
+
+def _process_group(name: str, value: int) -> int | None:
+    return None if value == -1 else within(name, value, 0, (1 << 31) - 1)
+
+
+def _fds(name: str, values: Iterable[int]) -> list[int]:
+    return [within(name, operator.index(value), 0, (1 << 31) - 1) for value in values]
 
 
 def _umask(name: str, value: int) -> int | None:
@@ -95,7 +103,9 @@ _OPTIONS: dict[str, Callable[[str, Any], object]] = {
     "grace": _is,
     "cwd": _path,
     "env": _env,
+    "pass_fds": _fds,
     "start_new_session": _true,
+    "process_group": _process_group,
     "umask": _umask,
     "user": _user,
     "group": _group,
@@ -107,7 +117,21 @@ _OPTIONS: dict[str, Callable[[str, Any], object]] = {
     "oom_score_adj": _is,
     "sample": _is,
     "capture_limit": _size,
+    "queue_timeout": _is,
     "retry": _true,
+}
+_CAPACITY: dict[str, Callable[[str, Any], object]] = {"memory": _limit, "cpus": _is, "calls": _size}
+# Of subprocess: the value that asks for nothing, and why there is no other.
+_REFUSED = {
+    "preexec_fn": (
+        None,
+        "until the call runs its program it shares our memory (vfork), and no Python code can run in it; there are "
+        "cwd, umask, user, group, start_new_session, process_group, limits, and shell=True",
+    ),
+    "restore_signals": (True, "a call always starts with SIGPIPE and SIGXFSZ as programs expect them"),
+    "pipesize": (-1, "use fcntl(F_SETPIPE_SZ) on the pipes of popen"),
+    "startupinfo": (None, "it is for Windows"),
+    "creationflags": (0, "it is for Windows"),
 }
 
 
@@ -116,15 +140,29 @@ def limits(given: Mapping[str, Any]) -> dict[str, object]:
     return _ready(given, _LIMITS)
 
 
+def capacity(given: Mapping[str, Any] | None) -> dict[str, object]:
+    """Do so for a capacity."""
+    return _ready(given or {}, _CAPACITY)
+
+
 def _ready(given: Mapping[str, Any], known: Mapping[str, Callable[[str, Any], object]]) -> dict[str, object]:
     ready: dict[str, object] = {}
     for name, value in given.items():
         convert = known.get(name)
         if convert is None:
+            if known is _OPTIONS and name in _REFUSED:
+                _refuse(name, value)
+                continue
             raise TypeError(f"unexpected keyword argument {name!r}")
         if value is not None and (value := convert(name, value)) is not None:
             ready[name] = value
     return ready
+
+
+def _refuse(name: str, value: object) -> None:
+    nothing, why = _REFUSED[name]
+    if value != nothing:
+        raise make("unsupported", f"{name} is not supported: {why}")
 
 
 def _call(args: Args, given: CallOptions) -> tuple[list[str], dict[str, object]]:
@@ -154,6 +192,7 @@ def piped(args: Args, given: PopenOptions) -> tuple[list[str], dict[str, object]
 def captured(args: Args, fed: Any, text: Text | None, given: RunOptions) -> tuple[list[str], dict[str, object]]:
     """Give them for a call that is ``fed`` this input and whose ``PIPE`` is kept for its result."""
     stdin, stdout, stderr = given.pop("stdin", None), given.pop("stdout", None), given.pop("stderr", None)
+    given.pop("bufsize", None)  # output is read as it comes
     if fed is not None and stdin is not None:
         raise ValueError("stdin and input exclude each other")
     if given.pop("capture_output", False):

@@ -160,6 +160,12 @@ class ToolResult(subprocess.CompletedProcess[T]):
         return duration / 1000
 
     @property
+    def queued(self) -> float:
+        """Seconds in the queue for admission before that, to the ms."""
+        queued: int = self.to_dict().get("queued_ms", 0)
+        return queued / 1000
+
+    @property
     def exit_code(self) -> int | None:
         """Of the main process; None when a signal ended it, it was not started, or its status is not known."""
         code: int | None = self.to_dict()["exit_code"]

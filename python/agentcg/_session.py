@@ -9,6 +9,7 @@ from agentcg._result import ToolResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
     from typing import Any, Literal, overload
 
@@ -28,16 +29,19 @@ class Session(Handle):
     cgroup.
     """
 
-    __slots__ = ("_native", "_observers", "name", "priority")
+    __slots__ = ("_bounded", "_native", "_observers", "name", "priority")
 
     name: str
     """Its name."""
     priority: Priority
     """How it stands against the others."""
 
-    def __init__(self, native: _native.Session, name: str, priority: Priority, observers: list[Observer]) -> None:
-        """Wrap the native half."""
+    def __init__(
+        self, native: _native.Session, name: str, priority: Priority, observers: list[Observer], *, bounded: bool
+    ) -> None:
+        """Wrap the native half; ``bounded``: there may be a queue for admission."""
         self._native = native
+        self._bounded = bounded
         self._observers = observers
         self.name = name
         self.priority = priority
@@ -118,7 +122,7 @@ class Session(Handle):
         ``stdin``, ``stdout``, ``stderr``
                                 ``PIPE``, ``DEVNULL``, ``STDOUT``, a descriptor, an open file
                                 (default: ours)
-        ``input``, ``capture_output``, ``check``, ``text``, ``encoding``, ``errors``
+        ``input``, ``capture_output``, ``check``, ``text``, ``encoding``, ``errors``, ``bufsize``
                                 as in :mod:`subprocess`
         ``timeout``             seconds; then SIGTERM to all of it, SIGKILL after the grace
         ``grace``               seconds from SIGTERM to SIGKILL (2)
@@ -130,7 +134,7 @@ class Session(Handle):
         ``cpu_weight``          1 to 10000 (100); likewise ``io_weight``
         ``pids_max``            processes and threads
         ``cwd``, ``env``, ``shell``, ``executable``, ``close_fds``, ``start_new_session``,
-        ``umask``, ``user``, ``group``, ``extra_groups``
+        ``umask``, ``user``, ``group``, ``extra_groups``, ``pass_fds``, ``process_group``
                                 as in :mod:`subprocess`
         ``capture_limit``       bytes kept of each output (10 MiB), first and last half
         ``sample``              seconds between samples for ``result.timeline``
@@ -138,6 +142,7 @@ class Session(Handle):
                                 ends; otherwise it is killed with the call
         ``retry``               once more with twice the memory when it was OOM killed at its
                                 own limit (default: with the hint ``memory:auto``)
+        ``queue_timeout``       seconds in the queue, where there is a :class:`Capacity`
         ``name``                of the call, in events, in the outcome and as a cgroup
         ``budget``              tell tools their limits through the environment (True)
         ``oom_group``           the OOM killer takes the call as a whole (True)
@@ -153,7 +158,7 @@ class Session(Handle):
         mode = Text.wanted(text, encoding, errors, universal_newlines)
         check = options.pop("check", False)
         argv, native = captured(args, input, mode, options)
-        result = ToolResult.make(args, mode, self._native.run(argv, native))
+        result = ToolResult.make(args, mode, self._native.run(argv, native, self._admitted(argv, native)))
         if self._observers:
             self._tell(result)
         if check:
@@ -171,7 +176,7 @@ class Session(Handle):
         universal_newlines: bool | None = None,
         **options: Unpack[RunOptions],
     ) -> ToolResult[Any]:
-        """As :meth:`run`, for asyncio (uvloop too) and trio, without a thread; ``retry`` is not done here.
+        """As :meth:`run`, for asyncio (uvloop too) and trio, without a thread.
 
         Cancelling the task kills all of the call, and waits until it is gone before the cancellation goes on.
         """
@@ -181,14 +186,21 @@ class Session(Handle):
         from agentcg._call import Call
         from agentcg._wait import readable, settled
 
-        running = Call(self._native.spawn(argv, native), args, mode, self._tell)
-        try:
-            await readable(running.fileno())
-        except BaseException:
-            running.kill()
-            await settled(running.fileno())
-            running._take()  # noqa: SLF001
-            raise
+        first = None
+        while True:
+            spawned = await self._spawn_async(argv, native, first)
+            running = Call(spawned, args, mode, self._tell)
+            try:
+                await readable(running.fileno())
+            except BaseException:
+                running.kill()
+                await settled(running.fileno())
+                running._take()  # noqa: SLF001
+                raise
+            memory = self._native.again(argv, native, spawned) if first is None else None
+            if memory is None:
+                break
+            native["memory_max"], first = str(memory), spawned
         result = running._take()  # noqa: SLF001
         if check:
             result.check_returncode()
@@ -250,7 +262,9 @@ class Session(Handle):
         argv, native = piped(args, options)
         from agentcg._call import ToolCall
 
-        running: ToolCall[Any] = ToolCall(self._native.spawn(argv, native), args, mode, self._tell, bufsize)
+        running: ToolCall[Any] = ToolCall(
+            self._native.spawn(argv, native, self._admitted(argv, native), None), args, mode, self._tell, bufsize
+        )
         return running
 
     def popen_async(
@@ -260,12 +274,22 @@ class Session(Handle):
     ) -> AsyncToolCall:
         """Start a command for asyncio: ``async with session.popen_async(...) as call``; options as in :meth:`run`.
 
-        With ``PIPE`` its ends are streams of bytes, as those of :class:`asyncio.subprocess.Process`.
+        With ``PIPE`` its ends are streams of bytes, as those of :class:`asyncio.subprocess.Process`. In a task of
+        trio's it is a :class:`TrioToolCall`, with trio's streams.
         """
         argv, native = piped(args, options)
+        from agentcg._wait import in_trio
+
+        def spawn() -> Awaitable[_native.ToolCall]:
+            return self._spawn_async(argv, native)
+
+        if in_trio():
+            from agentcg._trio import TrioToolCall
+
+            return TrioToolCall(spawn, args, self._tell)
         from agentcg._aio import AsyncToolCall
 
-        return AsyncToolCall(lambda: self._native.spawn(argv, native), args, self._tell)
+        return AsyncToolCall(spawn, args, self._tell)
 
     def usage(self) -> Usage:
         """Read what it and its tool calls have used so far from the kernel's files."""
@@ -304,6 +328,34 @@ class Session(Handle):
     def close(self) -> None:
         """End the session; doing so again does nothing."""
         self._native.close()
+
+    def _admitted(self, argv: list[str], native: dict[str, object]) -> _native.Place | None:
+        """Wait in the queue, where there is one; signal handlers run meanwhile."""
+        place = self._native.enqueue(argv, native) if self._bounded else None
+        if place is not None:
+            from agentcg._wait import wait
+
+            try:
+                wait(place.fileno(), native.get("queue_timeout"))  # type: ignore[arg-type]
+            except BaseException:
+                place.close()
+                raise
+        return place
+
+    async def _spawn_async(
+        self, argv: list[str], native: dict[str, object], first: _native.ToolCall | None = None
+    ) -> _native.ToolCall:
+        """Start a call when there is room for it."""
+        place = self._native.enqueue(argv, native) if self._bounded else None
+        if place is not None:
+            from agentcg._wait import readable
+
+            try:
+                await readable(place.fileno(), native.get("queue_timeout"))  # type: ignore[arg-type]
+            except BaseException:
+                place.close()
+                raise
+        return self._native.spawn(argv, native, place, first)
 
     def _tell(self, result: ToolResult[Any]) -> None:
         """Pass a result on to those who observe; what fails in them is not the call's business."""

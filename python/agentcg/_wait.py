@@ -30,22 +30,29 @@ def in_trio() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
-async def readable(fd: int) -> None:
-    """Wait in the event loop, asyncio's or trio's, until it is readable; one task for a descriptor."""
+async def readable(fd: int, timeout: float | None = None) -> None:
+    """Wait in the event loop, asyncio's or trio's, until it is readable, at most so many seconds.
+
+    One task for a descriptor.
+    """
     if in_trio():
         import trio
 
-        await trio.lowlevel.wait_readable(fd)
+        with trio.CancelScope() if timeout is None else trio.move_on_after(timeout):
+            await trio.lowlevel.wait_readable(fd)
         return
     import asyncio
 
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
     loop.add_reader(fd, wake, waiter)
+    timer = None if timeout is None else loop.call_later(timeout, wake, waiter)
     try:
         await waiter
     finally:
         loop.remove_reader(fd)
+        if timer is not None:
+            timer.cancel()
 
 
 async def settled(fd: int) -> None:
