@@ -59,7 +59,7 @@ pub mod fuzzing {
     pub use crate::events::{check, decode_event as decode};
 }
 
-pub use admission::{Admission, Admitted, Capacity, Need, SessionKey, Ticket};
+pub use admission::{Admission, Admitted, Capacity, Need, Place, SessionKey, Ticket};
 pub use budget::budget;
 pub use call::{
     CallControl, Canceller, Captured, Cause, Command, Effect, Ended, Outcome, Sample, Scope, Stdio,

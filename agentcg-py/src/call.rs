@@ -1,7 +1,8 @@
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use agentcg_core::{CallControl, Captured, Ended, Outcome};
+use agentcg_core::{CallControl, Captured, Ended, Outcome, Verdict};
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -32,6 +33,10 @@ pub(crate) fn done(py: Python<'_>, outcome: &Outcome) -> Done {
 pub(crate) struct ToolCall {
     call: Handle<agentcg_core::ToolCall>,
     control: CallControl,
+    /// What came of the call, when that was asked before it is handed out.
+    ended: Mutex<Option<Outcome>>,
+    /// What came of the first attempt.
+    first: Mutex<Option<Outcome>>,
     path: PathBuf,
     /// Readable when it is over. Our own, for threads and event loops may still have its number when
     /// the outcome has been taken.
@@ -40,15 +45,44 @@ pub(crate) struct ToolCall {
 }
 
 impl ToolCall {
-    pub(crate) fn new(py: Python<'_>, mut call: agentcg_core::ToolCall) -> PyResult<Self> {
+    pub(crate) fn new(
+        py: Python<'_>,
+        mut call: agentcg_core::ToolCall,
+        first: Option<Outcome>,
+    ) -> PyResult<Self> {
         let ready = call.ready_fd().map_err(|e| error::from_core(py, &e))?.try_clone_to_owned()?;
         Ok(Self {
             ready,
             pid: call.pid(),
             path: call.path().to_path_buf(),
             control: call.control().clone(),
+            ended: Mutex::default(),
+            first: Mutex::new(first),
             call: Handle::new("tool call", call),
         })
+    }
+
+    /// Waits for the end; `None` when that was done already.
+    fn end(&self, py: Python<'_>) -> PyResult<Option<Outcome>> {
+        let Some(call) = self.call.take(py)? else { return Ok(None) };
+        py.detach(|| call.wait()).map(Some).map_err(|e| error::from_core(py, &e))
+    }
+
+    /// Waits for the end and keeps the outcome, for those who want to see it before `finish` does.
+    pub(crate) fn verdict(&self, py: Python<'_>) -> PyResult<Option<Verdict>> {
+        let outcome = self.end(py)?;
+        let mut ended = self.ended.lock();
+        *ended = outcome.or(ended.take());
+        Ok(ended.as_ref().map(|o| o.verdict))
+    }
+
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Outcome) -> Option<T>) -> Option<T> {
+        self.ended.lock().as_ref().and_then(look)
+    }
+
+    /// The outcome that was kept.
+    pub(crate) fn kept(&self) -> Option<Outcome> {
+        self.ended.lock().take()
     }
 }
 
@@ -84,8 +118,11 @@ impl ToolCall {
 
     /// Waits for the end and gives the outcome; `None` when that was done already.
     fn finish(&self, py: Python<'_>) -> PyResult<Option<Done>> {
-        let Some(call) = self.call.take(py)? else { return Ok(None) };
-        let outcome = py.detach(|| call.wait()).map_err(|e| error::from_core(py, &e))?;
+        let kept = self.kept();
+        let Some(mut outcome) = kept.map_or_else(|| self.end(py), |o| Ok(Some(o)))? else {
+            return Ok(None);
+        };
+        outcome.retries.extend(self.first.lock().take());
         Ok(Some(done(py, &outcome)))
     }
 

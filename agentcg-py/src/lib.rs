@@ -41,6 +41,8 @@ mod _native {
     #[pymodule_export]
     use crate::scheduler::Scheduler;
     #[pymodule_export]
+    use crate::session::Place;
+    #[pymodule_export]
     use crate::session::Session;
 
     #[pymodule_export]

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use agentcg_core::{Command, Error, Hint, History, Limits, MemoryHint, Session, Stdio};
+use agentcg_core::{
+    Capacity, Command, Error, Hint, History, Limit, Limits, MemoryHint, Session, Stdio,
+};
 use pyo3::exceptions::{PyKeyError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -69,6 +71,20 @@ pub(crate) fn limits(options: &Bound<'_, PyDict>) -> PyResult<Limits> {
         }
     }
     Ok(limits)
+}
+
+/// By the names of its fields; `None` is not bounded.
+pub(crate) fn capacity(given: &Bound<'_, PyDict>) -> PyResult<Capacity> {
+    let mut capacity = Capacity::default();
+    for (name, value) in given.iter() {
+        match name.extract::<String>()?.as_str() {
+            "memory" => capacity.memory = parsed::<Limit>(&value)?.value(),
+            "cpus" => capacity.cpus = Some(value.extract()?),
+            "calls" => capacity.calls = Some(value.extract()?),
+            name => return Err(PyKeyError::new_err(name.to_owned())),
+        }
+    }
+    Ok(capacity)
 }
 
 type Set = Box<dyn FnOnce(&mut Command<'_>) + Send>;
@@ -157,6 +173,9 @@ fn option(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Set> {
                 command.groups(&groups);
             })
         }
+        "process_group" => set!(process_group, value.extract::<i32>()?),
+        "pass_fds" => set!(pass_fds, value.extract::<Vec<RawFd>>()?),
+        "queue_timeout" => set!(queue_timeout, seconds(name, value)?),
         "start_new_session" => set!(new_session, value.extract::<bool>()?),
         "inherit_fds" => set!(inherit_fds, value.extract::<bool>()?),
         "oom_group" => set!(oom_group, value.extract::<bool>()?),

@@ -26,9 +26,12 @@ impl Runtime {
         root: Option<PathBuf>,
         shared: bool,
         keep_orphans: bool,
+        capacity: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
-        let mut builder =
-            agentcg_core::Runtime::builder().shared(shared).keep_orphans(keep_orphans);
+        let mut builder = agentcg_core::Runtime::builder()
+            .shared(shared)
+            .keep_orphans(keep_orphans)
+            .capacity(options::capacity(capacity)?);
         if let Some(root) = root {
             builder = builder.root(root);
         }
@@ -41,7 +44,8 @@ impl Runtime {
         self.0.with(py, |r| Ok(r.root().path().to_path_buf()))
     }
 
-    /// `limits` are those of the session, `call` those of each of its calls.
+    /// `limits` are those of the session, `call` those of each of its calls, `capacity` what they may
+    /// need together.
     fn session(
         &self,
         py: Python<'_>,
@@ -49,13 +53,16 @@ impl Runtime {
         priority: &str,
         limits: &Bound<'_, PyDict>,
         call: &Bound<'_, PyDict>,
+        capacity: &Bound<'_, PyDict>,
     ) -> PyResult<Session> {
         let (limits, call) = (options::limits(limits)?, options::limits(call)?);
+        let capacity = options::capacity(capacity)?;
         let session = self.0.with(py, |runtime| {
             let mut config = SessionConfig::default();
             config.priority = priority.parse()?;
             config.limits = limits;
             config.call = call;
+            config.capacity = capacity;
             runtime.session(name, config)
         })?;
         Ok(Session::new(session))

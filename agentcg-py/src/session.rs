@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentcg_core::Canceller;
+use agentcg_core::{Canceller, Verdict};
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -73,9 +74,11 @@ impl Session {
         py: Python<'_>,
         args: Vec<OsString>,
         options: &Bound<'_, PyDict>,
+        place: Option<&Place>,
     ) -> PyResult<Done> {
         let description = Description::new(args, options)?;
         let session = self.session.with(py, |s| Ok(s.clone()))?;
+        let place = Place::used(py, place)?;
         let mut raised = None;
         let outcome = py.detach(|| {
             // Dropped in this order: the command, the session, the run. Whoever waits for the end of
@@ -86,6 +89,9 @@ impl Session {
             let session = session;
             let mut command = description.command(&session);
             command.cancelled_by(&canceller);
+            if let Some(place) = place {
+                command.at(place);
+            }
             command.output_unless(|| match Python::try_attach(|py| py.check_signals()) {
                 None | Some(Ok(())) => false,
                 Some(Err(e)) => {
@@ -100,23 +106,64 @@ impl Session {
         }
     }
 
-    /// Starts a command.
+    /// Starts a command; `first` is the call of which this one is the second attempt.
     fn spawn(
         &self,
         py: Python<'_>,
         args: Vec<OsString>,
         options: &Bound<'_, PyDict>,
+        place: Option<&Place>,
+        first: Option<&ToolCall>,
     ) -> PyResult<ToolCall> {
         let description = Description::new(args, options)?;
         let session = self.session.with(py, |s| Ok(s.clone()))?;
+        let place = Place::used(py, place)?;
         let call = py.detach(|| {
             let canceller = Canceller::default();
             let _run = self.runs.enter(canceller.clone());
             let session = session;
             let mut command = description.command(&session);
+            if let Some(place) = place {
+                command.at(place);
+            }
             command.cancelled_by(&canceller).spawn()
         });
-        ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?)
+        let first = first.and_then(ToolCall::kept);
+        ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?, first)
+    }
+
+    /// A place in the queue for this command; `None` where there is no queue.
+    fn enqueue(
+        &self,
+        py: Python<'_>,
+        args: Vec<OsString>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<Option<Place>> {
+        let description = Description::new(args, options)?;
+        let session = self.session.with(py, |s| Ok(s.clone()))?;
+        let place = py.detach(|| {
+            let Some(place) = description.command(&session).enqueue()? else { return Ok(None) };
+            let ready = place.ready_fd()?;
+            Ok(Some(Place { place: Handle::new("place in the queue", place), ready }))
+        });
+        place.map_err(|e| error::from_core(py, &e))
+    }
+
+    /// The `memory.max` with which a call that is over is to be started once more, if it is.
+    fn again(
+        &self,
+        py: Python<'_>,
+        args: Vec<OsString>,
+        options: &Bound<'_, PyDict>,
+        call: &ToolCall,
+    ) -> PyResult<Option<u64>> {
+        if call.verdict(py)? != Some(Verdict::OomKilled) {
+            return Ok(None);
+        }
+        let description = Description::new(args, options)?;
+        let session = self.session.with(py, |s| Ok(s.clone()))?;
+        let command = description.command(&session);
+        Ok(call.look(|outcome| command.again(outcome)))
     }
 
     /// Ends the runs of other threads, then the session.
@@ -126,6 +173,31 @@ impl Session {
             self.runs.end();
             drop(session);
         });
+    }
+}
+
+/// A place in the queue for admission. Waiting is left to Python, on the descriptor.
+#[pyclass(frozen, module = "agentcg._native")]
+pub(crate) struct Place {
+    place: Handle<agentcg_core::Place>,
+    ready: Arc<OwnedFd>,
+}
+
+impl Place {
+    fn used(py: Python<'_>, place: Option<&Self>) -> PyResult<Option<agentcg_core::Place>> {
+        place.map_or(Ok(None), |place| place.place.take(py))
+    }
+}
+
+#[pymethods]
+impl Place {
+    fn fileno(&self) -> i32 {
+        self.ready.as_raw_fd()
+    }
+
+    /// Gives it up; one that was used is the call's.
+    fn close(&self, py: Python<'_>) {
+        self.place.close(py);
     }
 }
 

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
     from agentcg._scheduler import Scheduler, SchedulerExit, SchedulerStats
     from agentcg._session import Session
     from agentcg._stream import EventStats, EventStream, MissingProbe
-    from agentcg._types import CallOptions, Limits
+    from agentcg._trio import TrioToolCall as TrioToolCall  # not in __all__: it needs trio
+    from agentcg._types import CallOptions, Capacity, Limits, PopenOptions, RunOptions
     from agentcg._usage import Cause, Sample, Survivor, Usage, Victim
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "CallOptions",
     "Capabilities",
     "Capability",
+    "Capacity",
     "Cause",
     "Dropped",
     "Event",
@@ -88,7 +90,9 @@ __all__ = [
     "OomKill",
     "Origin",
     "PermissionDeniedError",
+    "PopenOptions",
     "ProtectionWindow",
+    "RunOptions",
     "Runtime",
     "Sample",
     "Scheduler",
@@ -143,7 +147,8 @@ _PLACES = {
     "agentcg._scheduler": ("Scheduler", "SchedulerExit", "SchedulerStats"),
     "agentcg._session": ("Session",),
     "agentcg._stream": ("EventStats", "EventStream", "MissingProbe"),
-    "agentcg._types": ("CallOptions", "Limits"),
+    "agentcg._trio": ("TrioToolCall",),
+    "agentcg._types": ("CallOptions", "Capacity", "Limits", "PopenOptions", "RunOptions"),
     "agentcg._usage": ("Cause", "Sample", "Survivor", "Usage", "Victim"),
 }
 

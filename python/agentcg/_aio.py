@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from agentcg._call import Call
 from agentcg._options import data
+from agentcg._wait import wake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
     from typing_extensions import Self
 
     from agentcg import _native
-    from agentcg._call import Finished
     from agentcg._result import ToolResult
-    from agentcg._types import Args
+    from agentcg._types import Args, Observer
 
 
 class AsyncToolCall(Call):
@@ -40,7 +40,7 @@ class AsyncToolCall(Call):
 
     _over: asyncio.Future[None]
 
-    def __init__(self, spawn: Callable[[], _native.ToolCall], args: Args, finished: Finished) -> None:
+    def __init__(self, spawn: Callable[[], Awaitable[_native.ToolCall]], args: Args, finished: Observer) -> None:
         """Keep what starts it."""
         super().__init__(None, args, None, finished)  # type: ignore[arg-type] # there when it is started
         self._spawn = spawn
@@ -52,23 +52,31 @@ class AsyncToolCall(Call):
 
     async def __aenter__(self) -> Self:
         """Start it and give the call itself."""
+        self._native = await self._spawn()
+        await self._open(*self._native.pipes())
+        return self
+
+    async def _open(self, stdin: int | None, stdout: int | None, stderr: int | None) -> None:
         loop = asyncio.get_running_loop()
-        self._native = self._spawn()
         self._over = loop.create_future()
-        loop.add_reader(self.fileno(), self._ended, loop)
-        stdin, stdout, stderr = self._native.pipes()
+        # Before any other callback of it: the loop must not keep a descriptor that may soon mean another file.
+        fd = self.fileno()
+        self._over.add_done_callback(lambda _: loop.remove_reader(fd))
+        loop.add_reader(fd, wake, self._over)
         if stdin is not None:
             self.stdin = await _writer(loop, stdin)
         if stdout is not None:
             self.stdout = await _reader(loop, stdout)
         if stderr is not None:
             self.stderr = await _reader(loop, stderr)
-        return self
 
-    def _ended(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self.fileno())
-        if not self._over.done():
-            self._over.set_result(None)
+    async def _ended(self) -> None:
+        """Wait for the end; any number of tasks may."""
+        await asyncio.shield(self._over)
+
+    async def _settled(self) -> None:
+        """Wait likewise after a cancellation."""
+        await self._ended()
 
     async def wait(self) -> int:
         """Wait for the end and give the return code."""
@@ -76,7 +84,7 @@ class AsyncToolCall(Call):
 
     async def result(self) -> ToolResult[bytes]:
         """Wait for the end and give the whole result. Output that was read from the pipes is not in it."""
-        await asyncio.shield(self._over)
+        await self._ended()
         return self._take()
 
     async def communicate(self, input: bytes | None = None) -> tuple[bytes | None, bytes | None]:
@@ -118,15 +126,16 @@ class AsyncToolCall(Call):
         self._close_pipes()
         try:
             await self.result()
-        except asyncio.CancelledError:
+        except BaseException:
             self.kill()
-            await self.result()
+            await self._settled()
+            self._take()
             raise
 
     def __repr__(self) -> str:
         """Show what was run and how far it is."""
         state = "not started" if self._native is None else f"{self.name!r} pid={self.pid} returncode={self.returncode}"
-        return f"<agentcg.AsyncToolCall {state} args={self.args!r}>"
+        return f"<agentcg.{type(self).__name__} {state} args={self.args!r}>"
 
 
 async def _all(reader: asyncio.StreamReader | None) -> bytes | None:

@@ -18,17 +18,15 @@ from agentcg._types import T
 from agentcg._wait import wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
 
     from agentcg import _native
-    from agentcg._types import Args
+    from agentcg._types import Args, Observer
     from agentcg._usage import Usage
-
-    Finished = Callable[[ToolResult[Any]], None]
 
 
 class Call(Handle):
@@ -39,7 +37,7 @@ class Call(Handle):
     args: Args
     """As they were given."""
 
-    def __init__(self, native: _native.ToolCall, args: Args, text: Text | None, finished: Finished) -> None:
+    def __init__(self, native: _native.ToolCall, args: Args, text: Text | None, finished: Observer) -> None:
         """Wrap the native half; ``finished`` is told the result, once."""
         self._native = native
         self._text = text
@@ -138,7 +136,7 @@ class ToolCall(Call, Generic[T]):
     """With ``stderr=PIPE``: its error output."""
 
     def __init__(
-        self, native: _native.ToolCall, args: Args, text: Text | None, finished: Finished, bufsize: int
+        self, native: _native.ToolCall, args: Args, text: Text | None, finished: Observer, bufsize: int
     ) -> None:
         """Wrap the native half."""
         super().__init__(native, args, text, finished)
@@ -174,7 +172,7 @@ class ToolCall(Call, Generic[T]):
     def result(self, timeout: float | None = None) -> ToolResult[T]:
         """Wait likewise, and give the whole result. Output that was read from the pipes is not in it."""
         if self._result is None and not wait(self.fileno(), timeout):
-            raise subprocess.TimeoutExpired(self._command(), timeout or 0)
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self._take()
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[T | None, T | None]:
@@ -209,7 +207,7 @@ class ToolCall(Call, Generic[T]):
             return None
         left = deadline - time.monotonic()
         if left <= 0:
-            raise subprocess.TimeoutExpired(self._command(), timeout or 0)
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return left
 
     def _move(self, file: IO[T]) -> bool:
@@ -230,9 +228,6 @@ class ToolCall(Call, Generic[T]):
             return None
         got = b"".join(self._read[file])
         return cast("T", got if self._text is None else self._text.decode(got))
-
-    def _command(self) -> Any:
-        return self.args
 
     def _close_pipes(self) -> None:
         for file, _ in self._pipes():

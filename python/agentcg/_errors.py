@@ -43,7 +43,7 @@ class AgentcgError(Exception):
 
 
 class UnsupportedError(AgentcgError):
-    """The kernel, or its configuration, cannot do it."""
+    """The kernel, its configuration or a tool call cannot do it."""
 
 
 class PermissionDeniedError(AgentcgError, PermissionError):

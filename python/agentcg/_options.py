@@ -6,17 +6,17 @@ import operator
 import os
 import subprocess
 
-from agentcg._errors import within
+from agentcg._errors import make, within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
-    from agentcg._types import AnyPath, Args, File, HasFileno
+    from agentcg._types import AnyPath, Args, CallOptions, File, HasFileno, PopenOptions, RunOptions
 
 
-CAPTURE = -4
+_CAPTURE = -4
 """For the native module: kept for the result, where ``PIPE`` is a pipe to the caller."""
 
 
@@ -35,6 +35,14 @@ def _number(name: str, value: int) -> int:
 
 def _size(name: str, value: int) -> int:
     return within(name, operator.index(value), 0, (1 << 63) - 1)
+
+
+def _process_group(name: str, value: int) -> int | None:
+    return None if value == -1 else within(name, value, 0, (1 << 31) - 1)
+
+
+def _fds(name: str, values: Iterable[int]) -> list[int]:
+    return [within(name, operator.index(value), 0, (1 << 31) - 1) for value in values]
 
 
 def _umask(name: str, value: int) -> int | None:
@@ -88,14 +96,16 @@ _LIMITS: dict[str, Callable[[str, Any], object]] = {
     "pids_max": _limit,
     "io_weight": _weight,
 }
-_CALL: dict[str, Callable[[str, Any], object]] = {
+_OPTIONS: dict[str, Callable[[str, Any], object]] = {
     **_LIMITS,
     "hint": _is,
     "timeout": _is,
     "grace": _is,
     "cwd": _path,
     "env": _env,
+    "pass_fds": _fds,
     "start_new_session": _true,
+    "process_group": _process_group,
     "umask": _umask,
     "user": _user,
     "group": _group,
@@ -107,7 +117,21 @@ _CALL: dict[str, Callable[[str, Any], object]] = {
     "oom_score_adj": _is,
     "sample": _is,
     "capture_limit": _size,
+    "queue_timeout": _is,
     "retry": _true,
+}
+_CAPACITY: dict[str, Callable[[str, Any], object]] = {"memory": _limit, "cpus": _is, "calls": _size}
+# Of subprocess: the value that asks for nothing, and why there is no other.
+_REFUSED = {
+    "preexec_fn": (
+        None,
+        "until the call runs its program it shares our memory (vfork), and no Python code can run in it; there are "
+        "cwd, umask, user, group, start_new_session, process_group, limits, and shell=True",
+    ),
+    "restore_signals": (True, "a call always starts with SIGPIPE and SIGXFSZ as programs expect them"),
+    "pipesize": (-1, "use fcntl(F_SETPIPE_SZ) on the pipes of popen"),
+    "startupinfo": (None, "it is for Windows"),
+    "creationflags": (0, "it is for Windows"),
 }
 
 
@@ -116,25 +140,38 @@ def limits(given: Mapping[str, Any]) -> dict[str, object]:
     return _ready(given, _LIMITS)
 
 
+def capacity(given: Mapping[str, Any] | None) -> dict[str, object]:
+    """Do so for a capacity."""
+    return _ready(given or {}, _CAPACITY)
+
+
 def _ready(given: Mapping[str, Any], known: Mapping[str, Callable[[str, Any], object]]) -> dict[str, object]:
     ready: dict[str, object] = {}
     for name, value in given.items():
         convert = known.get(name)
         if convert is None:
+            if known is _OPTIONS and name in _REFUSED:
+                _refuse(name, value)
+                continue
             raise TypeError(f"unexpected keyword argument {name!r}")
         if value is not None and (value := convert(name, value)) is not None:
             ready[name] = value
     return ready
 
 
-def call(args: Args, given: dict[str, Any]) -> tuple[list[str], dict[str, object]]:
-    """Give the command and the options of a call; what is for Python alone is taken out of ``given``."""
+def _refuse(name: str, value: object) -> None:
+    nothing, why = _REFUSED[name]
+    if value != nothing:
+        raise make("unsupported", f"{name} is not supported: {why}")
+
+
+def _call(args: Args, given: CallOptions) -> tuple[list[str], dict[str, object]]:
     shell, executable = given.pop("shell", False), given.pop("executable", None)
     close_fds = given.pop("close_fds", True)
     words = [args] if isinstance(args, (str, bytes, os.PathLike)) else args
     argv = ["/bin/sh", "-c"] if shell else []
     argv += [os.fsdecode(word) for word in words]
-    options = _ready(given, _CALL)
+    options = _ready(given, _OPTIONS)
     if executable is not None and argv:
         if not shell:
             options["arg0"] = argv[0]
@@ -144,14 +181,40 @@ def call(args: Args, given: dict[str, Any]) -> tuple[list[str], dict[str, object
     return argv, options
 
 
-def stdio(options: dict[str, object], stdin: File, stdout: File, stderr: File, *, pipe: int) -> None:
-    """Add where input comes from and output goes to; ``pipe`` is what ``PIPE`` means for output."""
+def piped(args: Args, given: PopenOptions) -> tuple[list[str], dict[str, object]]:
+    """Give the command and the options of a call whose ``PIPE`` is a pipe to the caller; ``given`` is used up."""
+    streams = given.pop("stdin", None), given.pop("stdout", None), given.pop("stderr", None)
+    argv, native = _call(args, given)
+    _stdio(native, *streams, pipe=subprocess.PIPE)
+    return argv, native
+
+
+def captured(args: Args, fed: Any, text: Text | None, given: RunOptions) -> tuple[list[str], dict[str, object]]:
+    """Give them for a call that is ``fed`` this input and whose ``PIPE`` is kept for its result."""
+    stdin, stdout, stderr = given.pop("stdin", None), given.pop("stdout", None), given.pop("stderr", None)
+    given.pop("bufsize", None)  # output is read as it comes
+    if fed is not None and stdin is not None:
+        raise ValueError("stdin and input exclude each other")
+    if given.pop("capture_output", False):
+        if stdout is not None or stderr is not None:
+            raise ValueError("stdout and stderr exclude capture_output")
+        stdout = stderr = subprocess.PIPE
+    argv, native = _call(args, given)
+    if stdin == subprocess.PIPE:
+        fed, stdin = b"", None
+    _stdio(native, stdin, stdout, stderr, pipe=_CAPTURE)
+    if fed is not None:
+        native["stdin"] = data(text, fed)
+    return argv, native
+
+
+def _stdio(native: dict[str, object], stdin: File, stdout: File, stderr: File, *, pipe: int) -> None:
     if stdin is not None:
-        options["stdin"] = _file(stdin)
+        native["stdin"] = _file(stdin)
     if stdout is not None:
-        options["stdout"] = pipe if stdout == subprocess.PIPE else _file(stdout)
+        native["stdout"] = pipe if stdout == subprocess.PIPE else _file(stdout)
     if stderr is not None:
-        options["stderr"] = pipe if stderr == subprocess.PIPE else _file(stderr)
+        native["stderr"] = pipe if stderr == subprocess.PIPE else _file(stderr)
 
 
 def _file(file: int | HasFileno) -> int:

@@ -40,6 +40,11 @@ class Verdict(str, enum.Enum):
     SPAWN_FAILED = "spawn_failed"
     """The program was never started."""
 
+    @property
+    def by_itself(self) -> bool:
+        """It ended by itself, well or not: nothing else ended it."""
+        return self in {Verdict.COMPLETED, Verdict.FAILED}
+
     def __str__(self) -> str:
         """Give the word alone."""
         return self.value
@@ -153,6 +158,12 @@ class ToolResult(subprocess.CompletedProcess[T]):
         """Seconds from the start until the main process had ended, to the ms."""
         duration: int = self.to_dict()["duration_ms"]
         return duration / 1000
+
+    @property
+    def queued(self) -> float:
+        """Seconds in the queue for admission before that, to the ms."""
+        queued: int = self.to_dict().get("queued_ms", 0)
+        return queued / 1000
 
     @property
     def exit_code(self) -> int | None:

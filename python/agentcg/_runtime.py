@@ -8,6 +8,7 @@ import weakref
 from agentcg import _native
 from agentcg._errors import pid, within
 from agentcg._handle import Handle
+from agentcg._options import capacity as room
 from agentcg._options import limits as ready
 from agentcg._session import Session
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from agentcg._memory import MemoryProtection
     from agentcg._scheduler import Scheduler
     from agentcg._stream import EventStream
-    from agentcg._types import Kind, Limits, Observer, Priority, StrPath
+    from agentcg._types import Capacity, Kind, Limits, Observer, Priority, StrPath
 
-    H = TypeVar("H", bound=Handle)
+    _H = TypeVar("_H", bound=Handle)
 
 _U32 = (1 << 32) - 1
 
@@ -38,18 +39,27 @@ class Runtime(Handle):
 
     A second runtime on the same root is refused, unless both are ``shared``: then a session that is there already is
     joined, with the priority and limits that it has, and the last one out removes it. ``keep_orphans``: calls whose
-    harness was killed are moved out instead of killed.
+    harness was killed are moved out instead of killed. ``capacity`` is what all calls may need together (see
+    :class:`Capacity`); who finds no room waits.
 
     Closing it, at the latest when Python ends, closes all that it gave out, kills the calls that run, removes the
     cgroups that it made and switches controllers off again that it switched on. In a forked child it is of no use and
     does nothing; make another one there.
     """
 
-    __slots__ = ("_given", "_native", "_observers")
+    __slots__ = ("_bounded", "_given", "_native", "_observers")
 
-    def __init__(self, root: StrPath | None = None, *, shared: bool = False, keep_orphans: bool = False) -> None:
+    def __init__(
+        self,
+        root: StrPath | None = None,
+        *,
+        shared: bool = False,
+        keep_orphans: bool = False,
+        capacity: Capacity | None = None,
+    ) -> None:
         """Take the subtree."""
-        self._native = _native.Runtime(root, shared, keep_orphans)
+        self._native = _native.Runtime(root, shared, keep_orphans, room(capacity))
+        self._bounded = bool(capacity)
         self._given: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._observers: list[Observer] = []
         _open.add(self)
@@ -71,6 +81,7 @@ class Runtime(Handle):
         priority: Priority = "normal",
         *,
         call_limits: Mapping[str, Any] | None = None,
+        capacity: Capacity | None = None,
         **limits: Unpack[Limits],
     ) -> Session:
         """Make a session: the cgroup ``name`` below the root, with limits of its own (see :class:`Limits`).
@@ -80,10 +91,13 @@ class Runtime(Handle):
         or ``"max"`` for no limit; ``pids_max`` counts processes and threads. None leaves a limit as the kernel has it.
         A limit whose controller is missing is an :class:`UnsupportedError`.
 
-        ``call_limits`` are those of each tool call that does not say otherwise: ``{"memory_max": "2G"}``.
+        ``call_limits`` are those of each tool call that does not say otherwise: ``{"memory_max": "2G"}``. ``capacity``
+        is what the calls may need together: ``{"memory": "8G", "calls": 4}``; others wait, in the order in which they
+        came, sessions by turns.
         """
-        native = self._native.session(name, priority, ready(limits), ready(call_limits or {}))
-        return self._give(Session(native, name, priority, self._observers))
+        native = self._native.session(name, priority, ready(limits), ready(call_limits or {}), room(capacity))
+        bounded = self._bounded or bool(capacity)
+        return self._give(Session(native, name, priority, self._observers, bounded=bounded))
 
     def observe(self, observer: Observer) -> None:
         """Call ``observer(result)`` with the :class:`ToolResult` of every call of this runtime when it is over.
@@ -192,7 +206,7 @@ class Runtime(Handle):
             handle.close()
         self._native.close()
 
-    def _give(self, handle: H) -> H:
+    def _give(self, handle: _H) -> _H:
         self._given.add(handle)
         return handle
 

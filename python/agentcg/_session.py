@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from subprocess import PIPE
-
 from agentcg import _errors
 from agentcg._handle import Handle
-from agentcg._options import CAPTURE, Text, call, data, limits, stdio
+from agentcg._options import Text, captured, limits, piped
 from agentcg._result import ToolResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
     from typing import Any, Literal, overload
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from agentcg import _native
     from agentcg._aio import AsyncToolCall
     from agentcg._call import ToolCall
-    from agentcg._types import Args, CallOptions, File, Limits, Observer, Priority
+    from agentcg._types import Args, Limits, Observer, PopenOptions, Priority, RunOptions
     from agentcg._usage import Usage
 
 
@@ -30,16 +29,19 @@ class Session(Handle):
     cgroup.
     """
 
-    __slots__ = ("_native", "_observers", "name", "priority")
+    __slots__ = ("_bounded", "_native", "_observers", "name", "priority")
 
     name: str
     """Its name."""
     priority: Priority
     """How it stands against the others."""
 
-    def __init__(self, native: _native.Session, name: str, priority: Priority, observers: list[Observer]) -> None:
-        """Wrap the native half."""
+    def __init__(
+        self, native: _native.Session, name: str, priority: Priority, observers: list[Observer], *, bounded: bool
+    ) -> None:
+        """Wrap the native half; ``bounded``: there may be a queue for admission."""
         self._native = native
+        self._bounded = bounded
         self._observers = observers
         self.name = name
         self.priority = priority
@@ -60,32 +62,22 @@ class Session(Handle):
             self,
             args: Args,
             *,
-            text: Literal[True],
             input: str | None = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
+            text: Literal[True],
             encoding: str | None = None,
             errors: str | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[str]: ...
         @overload
         def run(
             self,
             args: Args,
             *,
-            encoding: str,
             input: str | None = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
             text: bool | None = None,
+            encoding: str,
             errors: str | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[str]: ...
         @overload
         def run(
@@ -93,16 +85,10 @@ class Session(Handle):
             args: Args,
             *,
             input: bytes | None = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
             text: Literal[False] | None = None,
             encoding: None = None,
             errors: None = None,
-            universal_newlines: Literal[False] | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[bytes]: ...
         @overload
         def run(
@@ -110,16 +96,11 @@ class Session(Handle):
             args: Args,
             *,
             input: Any = None,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
-            capture_output: bool = False,
-            check: bool = False,
             text: bool | None = None,
             encoding: str | None = None,
             errors: str | None = None,
             universal_newlines: bool | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[RunOptions],
         ) -> ToolResult[Any]: ...
 
     def run(
@@ -127,24 +108,22 @@ class Session(Handle):
         args: Args,
         *,
         input: Any = None,  # the names are those of subprocess
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
-        capture_output: bool = False,
-        check: bool = False,
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
         universal_newlines: bool | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RunOptions],
     ) -> ToolResult[Any]:
         """Run a command as a tool call, in a cgroup of its own, and wait until all of it has ended.
 
-        Shaped like :func:`subprocess.run`: ``stdin``, ``stdout`` and ``stderr`` (``PIPE``, ``DEVNULL``, ``STDOUT``, a
-        descriptor, an open file; default ours), ``input``, ``capture_output``, ``text``, ``encoding``, ``errors``,
-        ``check``, and
+        Shaped like :func:`subprocess.run`; the options are those of :class:`RunOptions`:
 
         ======================  ==============================================================
+        ``stdin``, ``stdout``, ``stderr``
+                                ``PIPE``, ``DEVNULL``, ``STDOUT``, a descriptor, an open file
+                                (default: ours)
+        ``input``, ``capture_output``, ``check``, ``text``, ``encoding``, ``errors``, ``bufsize``
+                                as in :mod:`subprocess`
         ``timeout``             seconds; then SIGTERM to all of it, SIGKILL after the grace
         ``grace``               seconds from SIGTERM to SIGKILL (2)
         ``hint``                what it needs: ``"memory:high,cpu:2,time:5m"``
@@ -155,7 +134,7 @@ class Session(Handle):
         ``cpu_weight``          1 to 10000 (100); likewise ``io_weight``
         ``pids_max``            processes and threads
         ``cwd``, ``env``, ``shell``, ``executable``, ``close_fds``, ``start_new_session``,
-        ``umask``, ``user``, ``group``, ``extra_groups``
+        ``umask``, ``user``, ``group``, ``extra_groups``, ``pass_fds``, ``process_group``
                                 as in :mod:`subprocess`
         ``capture_limit``       bytes kept of each output (10 MiB), first and last half
         ``sample``              seconds between samples for ``result.timeline``
@@ -163,6 +142,7 @@ class Session(Handle):
                                 ends; otherwise it is killed with the call
         ``retry``               once more with twice the memory when it was OOM killed at its
                                 own limit (default: with the hint ``memory:auto``)
+        ``queue_timeout``       seconds in the queue, where there is a :class:`Capacity`
         ``name``                of the call, in events, in the outcome and as a cgroup
         ``budget``              tell tools their limits through the environment (True)
         ``oom_group``           the OOM killer takes the call as a whole (True)
@@ -176,17 +156,9 @@ class Session(Handle):
         :class:`UnsupportedError`. An exception from a signal handler (Ctrl-C) ends the call and is passed on.
         """
         mode = Text.wanted(text, encoding, errors, universal_newlines)
-        argv, native = _prepare(
-            args,
-            input,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=mode,
-            capture=capture_output,
-            options=options,
-        )
-        result = ToolResult.make(args, mode, self._native.run(argv, native))
+        check = options.pop("check", False)
+        argv, native = captured(args, input, mode, options)
+        result = ToolResult.make(args, mode, self._native.run(argv, native, self._admitted(argv, native)))
         if self._observers:
             self._tell(result)
         if check:
@@ -198,43 +170,37 @@ class Session(Handle):
         args: Args,
         *,
         input: Any = None,
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
-        capture_output: bool = False,
-        check: bool = False,
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
         universal_newlines: bool | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RunOptions],
     ) -> ToolResult[Any]:
-        """As :meth:`run`, for asyncio (uvloop too) and trio, without a thread; ``retry`` is not done here.
+        """As :meth:`run`, for asyncio (uvloop too) and trio, without a thread.
 
         Cancelling the task kills all of the call, and waits until it is gone before the cancellation goes on.
         """
         mode = Text.wanted(text, encoding, errors, universal_newlines)
-        argv, native = _prepare(
-            args,
-            input,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=mode,
-            capture=capture_output,
-            options=options,
-        )
+        check = options.pop("check", False)
+        argv, native = captured(args, input, mode, options)
         from agentcg._call import Call
         from agentcg._wait import readable, settled
 
-        running = Call(self._native.spawn(argv, native), args, mode, self._tell)
-        try:
-            await readable(running.fileno())
-        except BaseException:
-            running.kill()
-            await settled(running.fileno())
-            running._take()  # noqa: SLF001
-            raise
+        first = None
+        while True:
+            spawned = await self._spawn_async(argv, native, first)
+            running = Call(spawned, args, mode, self._tell)
+            try:
+                await readable(running.fileno())
+            except BaseException:
+                running.kill()
+                await settled(running.fileno())
+                running._take()  # noqa: SLF001
+                raise
+            memory = self._native.again(argv, native, spawned) if first is None else None
+            if memory is None:
+                break
+            native["memory_max"], first = str(memory), spawned
         result = running._take()  # noqa: SLF001
         if check:
             result.check_returncode()
@@ -247,89 +213,83 @@ class Session(Handle):
             self,
             args: Args,
             *,
-            text: Literal[True],
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
             bufsize: int = -1,
+            text: Literal[True],
             encoding: str | None = None,
             errors: str | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[PopenOptions],
         ) -> ToolCall[str]: ...
         @overload
         def popen(
             self,
             args: Args,
             *,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
             bufsize: int = -1,
             text: Literal[False] | None = None,
             encoding: None = None,
             errors: None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[PopenOptions],
         ) -> ToolCall[bytes]: ...
         @overload
         def popen(
             self,
             args: Args,
             *,
-            stdin: File = None,
-            stdout: File = None,
-            stderr: File = None,
             bufsize: int = -1,
             text: bool | None = None,
             encoding: str | None = None,
             errors: str | None = None,
             universal_newlines: bool | None = None,
-            **options: Unpack[CallOptions],
+            **options: Unpack[PopenOptions],
         ) -> ToolCall[Any]: ...
 
     def popen(
         self,
         args: Args,
         *,
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
         bufsize: int = -1,
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
         universal_newlines: bool | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PopenOptions],
     ) -> ToolCall[Any]:
         """Start a command as a tool call; shaped like :class:`subprocess.Popen`, options as in :meth:`run`.
 
         With ``PIPE`` its ends are ``call.stdin``, ``call.stdout`` and ``call.stderr``.
         """
         mode = Text.wanted(text, encoding, errors, universal_newlines)
-        argv, native = call(args, dict(options))
-        stdio(native, stdin, stdout, stderr, pipe=PIPE)
+        argv, native = piped(args, options)
         from agentcg._call import ToolCall
 
-        running: ToolCall[Any] = ToolCall(self._native.spawn(argv, native), args, mode, self._tell, bufsize)
+        running: ToolCall[Any] = ToolCall(
+            self._native.spawn(argv, native, self._admitted(argv, native), None), args, mode, self._tell, bufsize
+        )
         return running
 
     def popen_async(
         self,
         args: Args,
-        *,
-        stdin: File = None,
-        stdout: File = None,
-        stderr: File = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PopenOptions],
     ) -> AsyncToolCall:
         """Start a command for asyncio: ``async with session.popen_async(...) as call``; options as in :meth:`run`.
 
-        With ``PIPE`` its ends are streams of bytes, as those of :class:`asyncio.subprocess.Process`.
+        With ``PIPE`` its ends are streams of bytes, as those of :class:`asyncio.subprocess.Process`. In a task of
+        trio's it is a :class:`TrioToolCall`, with trio's streams.
         """
-        argv, native = call(args, dict(options))
-        stdio(native, stdin, stdout, stderr, pipe=PIPE)
+        argv, native = piped(args, options)
+        from agentcg._wait import in_trio
+
+        def spawn() -> Awaitable[_native.ToolCall]:
+            return self._spawn_async(argv, native)
+
+        if in_trio():
+            from agentcg._trio import TrioToolCall
+
+            return TrioToolCall(spawn, args, self._tell)
         from agentcg._aio import AsyncToolCall
 
-        return AsyncToolCall(lambda: self._native.spawn(argv, native), args, self._tell)
+        return AsyncToolCall(spawn, args, self._tell)
 
     def usage(self) -> Usage:
         """Read what it and its tool calls have used so far from the kernel's files."""
@@ -369,6 +329,34 @@ class Session(Handle):
         """End the session; doing so again does nothing."""
         self._native.close()
 
+    def _admitted(self, argv: list[str], native: dict[str, object]) -> _native.Place | None:
+        """Wait in the queue, where there is one; signal handlers run meanwhile."""
+        place = self._native.enqueue(argv, native) if self._bounded else None
+        if place is not None:
+            from agentcg._wait import wait
+
+            try:
+                wait(place.fileno(), native.get("queue_timeout"))  # type: ignore[arg-type]
+            except BaseException:
+                place.close()
+                raise
+        return place
+
+    async def _spawn_async(
+        self, argv: list[str], native: dict[str, object], first: _native.ToolCall | None = None
+    ) -> _native.ToolCall:
+        """Start a call when there is room for it."""
+        place = self._native.enqueue(argv, native) if self._bounded else None
+        if place is not None:
+            from agentcg._wait import readable
+
+            try:
+                await readable(place.fileno(), native.get("queue_timeout"))  # type: ignore[arg-type]
+            except BaseException:
+                place.close()
+                raise
+        return self._native.spawn(argv, native, place, first)
+
     def _tell(self, result: ToolResult[Any]) -> None:
         """Pass a result on to those who observe; what fails in them is not the call's business."""
         for observer in list(self._observers):
@@ -378,30 +366,3 @@ class Session(Handle):
                 import logging
 
                 logging.getLogger("agentcg").exception("an observer of tool calls failed: %r", observer)
-
-
-def _prepare(
-    args: Args,
-    given: Any,
-    *,
-    stdin: File,
-    stdout: File,
-    stderr: File,
-    text: Text | None,
-    capture: bool,
-    options: CallOptions,
-) -> tuple[list[str], dict[str, object]]:
-    """Make a call ready whose output is kept for its result."""
-    if given is not None and stdin is not None:
-        raise ValueError("stdin and input exclude each other")
-    if capture:
-        if stdout is not None or stderr is not None:
-            raise ValueError("stdout and stderr exclude capture_output")
-        stdout = stderr = PIPE
-    argv, native = call(args, dict(options))
-    if stdin == PIPE:
-        given, stdin = b"", None
-    stdio(native, stdin, stdout, stderr, pipe=CAPTURE)
-    if given is not None:
-        native["stdin"] = data(text, given)
-    return argv, native

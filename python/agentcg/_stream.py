@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import deque
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentcg._errors import AgentcgError
 from agentcg._handle import Handle
-from agentcg._wait import wait, wake
+from agentcg._usage import known
+from agentcg._wait import in_trio, turn, wait, wake
 
 if TYPE_CHECKING:
     import asyncio
@@ -97,8 +97,7 @@ class EventStream(Handle):
 
     def stats(self) -> EventStats:
         """Say what was delivered and lost so far."""
-        found = json.loads(self._native.stats())
-        return EventStats(**{f.name: found[f.name] for f in fields(EventStats)})
+        return known(EventStats, json.loads(self._native.stats()))
 
     def fileno(self) -> int:
         """Give the descriptor that is readable when events wait; read them with ``next(0)`` until there is none."""
@@ -148,29 +147,16 @@ class EventStream(Handle):
         """Wait for events; false: the stream is closed."""
         if not self._open:
             return False
-        trio = sys.modules.get("trio")
-        in_trio = trio is not None and trio.lowlevel.in_trio_run()
         if self._fill():
-            await self._turn(in_trio)
+            await turn()
         else:
-            await self._readable(in_trio)
+            await self._readable()
         return self._open
 
-    async def _turn(self, in_trio: bool) -> None:
-        """Let the other tasks run."""
-        if in_trio:
-            import trio
-
-            await trio.lowlevel.checkpoint()
-        else:
-            import asyncio
-
-            await asyncio.sleep(0)
-
-    async def _readable(self, in_trio: bool) -> None:
+    async def _readable(self) -> None:
         if self._waiter is not None or self._cancel is not None:
             raise AgentcgError("another task is reading this event stream", "busy")
-        if in_trio:
+        if in_trio():
             import trio
 
             with trio.CancelScope() as scope:

@@ -24,31 +24,58 @@ def wait(fd: int, timeout: float | None = None) -> bool:
             return False
 
 
-async def readable(fd: int) -> None:
-    """Wait in the event loop, asyncio's or trio's, until it is readable; one task for a descriptor."""
+def in_trio() -> bool:
+    """Say whether the task that runs is trio's; otherwise it is asyncio's."""
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        await trio.lowlevel.wait_readable(fd)
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
+async def readable(fd: int, timeout: float | None = None) -> None:
+    """Wait in the event loop, asyncio's or trio's, until it is readable, at most so many seconds.
+
+    One task for a descriptor.
+    """
+    if in_trio():
+        import trio
+
+        with trio.CancelScope() if timeout is None else trio.move_on_after(timeout):
+            await trio.lowlevel.wait_readable(fd)
         return
     import asyncio
 
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
     loop.add_reader(fd, wake, waiter)
+    timer = None if timeout is None else loop.call_later(timeout, wake, waiter)
     try:
         await waiter
     finally:
         loop.remove_reader(fd)
+        if timer is not None:
+            timer.cancel()
 
 
 async def settled(fd: int) -> None:
     """Wait likewise after a cancellation; in trio, where a cancelled scope stays cancelled, shielded from it."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if in_trio():
+        import trio
+
         with trio.CancelScope(shield=True):
             await trio.lowlevel.wait_readable(fd)
     else:
         await readable(fd)
+
+
+async def turn() -> None:
+    """Let the other tasks run."""
+    if in_trio():
+        import trio
+
+        await trio.lowlevel.checkpoint()
+    else:
+        import asyncio
+
+        await asyncio.sleep(0)
 
 
 def wake(waiter: asyncio.Future[None]) -> None:

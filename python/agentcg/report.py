@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 try:
     import matplotlib as mpl
     from matplotlib.figure import Figure
-except ImportError as e:
-    raise ImportError("agentcg.report needs matplotlib: pip install 'agentcg[report]'") from e
+except ImportError as _missing:
+    raise ImportError("agentcg.report needs matplotlib: pip install 'agentcg[report]'") from _missing
+
+from agentcg._result import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,6 +44,7 @@ COLOURS = {
     "spawn_failed": "#555b66",
 }
 _OTHER = "#000000"
+_BY_ITSELF = {verdict.value for verdict in Verdict if verdict.by_itself}
 _LINES = ["#2b6cb0", "#d9822b", "#2e7d57", "#8e44ad", "#c0392b", "#0f8b8d", "#a0522d", "#6b7280"]
 _BINS = 240
 """So many moments are drawn."""
@@ -91,6 +94,11 @@ class Call:
     def usage(self, name: str) -> int:
         """One number of the usage; 0 when the kernel did not give it."""
         return int(self.outcome.get("usage", {}).get(name) or 0)
+
+    @property
+    def by_itself(self) -> bool:
+        """Nothing else ended it; a verdict that we do not know is no such end."""
+        return self.outcome["verdict"] in _BY_ITSELF
 
     @property
     def peak(self) -> int:
@@ -229,6 +237,20 @@ def _unique(svg: str, prefix: str) -> str:
     return svg.replace("url(#", f"url(#{prefix}")
 
 
+def _time_axis(axis: Axes, ticks: int) -> None:
+    """Show time along the bottom, with at most so many marks."""
+    axis.xaxis.set_major_formatter(_ticks(_time))
+    axis.locator_params(axis="x", nbins=ticks)
+
+
+def _rows_of_bars(axis: Axes, rows: int) -> None:
+    """Number the rows from the top, and show nothing beside them."""
+    axis.set_ylim(rows - 0.4, -0.6)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="y", visible=False)
+
+
 def _timeline(log: Log, width: float) -> Figure:
     sessions = log.sessions()
 
@@ -261,9 +283,8 @@ def _timeline(log: Log, width: float) -> Figure:
         axis.set_title(label, loc="left", fontsize=10, color="#1f2430")
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter(_ticks(show))
-        axis.xaxis.set_major_formatter(_ticks(_time))
         axis.margins(x=0)
-    axes[-1].locator_params(axis="x", nbins=8 if width == _WIDE else 4)
+    _time_axis(axes[-1], 8 if width == _WIDE else 4)
     figure.subplots_adjust(hspace=0.35)
     return figure
 
@@ -291,13 +312,9 @@ def _bars(log: Log, width: float) -> Figure:
             fontsize=7.5,
             color="#1f2430",
         )
-    axis.set_ylim(len(calls) - 0.4, -0.6)
     axis.set_xlim(0, log.span * 1.02)
-    axis.set_yticks([])
-    axis.spines["left"].set_visible(False)
-    axis.grid(axis="y", visible=False)
-    axis.xaxis.set_major_formatter(_ticks(_time))
-    axis.locator_params(axis="x", nbins=8 if width == _WIDE else 4)
+    _rows_of_bars(axis, len(calls))
+    _time_axis(axis, 8 if width == _WIDE else 4)
     return figure
 
 
@@ -320,12 +337,8 @@ def _top(log: Log, width: float) -> Figure:
             left += took
         label = f"{_short(command, 70 if width == _WIDE else 34)}  ({len(calls)} x, {_time(left)})"
         axis.annotate(label, (0, row - 0.24), xytext=(1, 0), textcoords="offset points", fontsize=8, va="center")
-    axis.set_ylim(len(commands) - 0.4, -0.6)
-    axis.set_yticks([])
-    axis.spines["left"].set_visible(False)
-    axis.grid(axis="y", visible=False)
-    axis.xaxis.set_major_formatter(_ticks(_time))
-    axis.locator_params(axis="x", nbins=6 if width == _WIDE else 3)
+    _rows_of_bars(axis, len(commands))
+    _time_axis(axis, 6 if width == _WIDE else 3)
     return figure
 
 
@@ -362,8 +375,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 
 
 def _tiles(log: Log) -> str:
-    verdicts = Counter(call.outcome["verdict"] for call in log.calls)
-    ended = sum(n for verdict, n in verdicts.items() if verdict not in {"completed", "failed"})
+    ended = sum(not call.by_itself for call in log.calls)
     peak = max((call.peak for call in log.calls), default=0)
     tiles = [
         (str(len(log.calls)), "calls"),
@@ -397,7 +409,7 @@ def _table(log: Log) -> str:
     for command, calls in _commands(log):
         took = sorted(call.end - call.start for call in calls)
         peak = max(call.peak for call in calls)
-        bad = sum(call.outcome["verdict"] not in {"completed", "failed"} for call in calls)
+        bad = sum(not call.by_itself for call in calls)
         rows.append(
             f"<tr><td><code>{html.escape(command)}</code></td><td>{len(calls)}</td>"
             f"<td>{_time(took[len(took) // 2])}</td><td class=less>{_time(sum(c.cpu_us for c in calls) / 1e6)}</td>"

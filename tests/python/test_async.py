@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import agentcg
 import pytest
 import trio
+import trio.testing
 import uvloop
 from agentcg import PIPE, Verdict
 from conftest import needs_cgroups, needs_events, running
@@ -25,6 +26,16 @@ pytestmark = needs_cgroups
 
 def threads() -> int:
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+
+async def cancel(task: asyncio.Task[Any], session: agentcg.Session) -> None:
+    """Cancel it while its call runs; nothing of that may be left."""
+    while not running(session):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert running(session) == []
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -122,12 +133,7 @@ def test_cancelling_kills_all_of_it(session: agentcg.Session, run: Run) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(session.run_async("trap '' TERM; sleep 1000 & sleep 1000", shell=True))
-        while not running(session):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert running(session) == []
+        await cancel(task, session)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(session.run_async(["sleep", "1000"]), 0.1)
         assert running(session) == []
@@ -174,12 +180,7 @@ def test_leaving_popen_async(session: agentcg.Session, run: Run) -> None:
                 pass  # waits for its end
 
         task = asyncio.create_task(hold())
-        while not running(session):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert running(session) == []
+        await cancel(task, session)
 
     run(main())
 
@@ -212,6 +213,66 @@ def test_trio(session: agentcg.Session) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(session.run_async, ["true"])
+
+    trio.run(main)
+
+
+def test_popen_async_in_trio(session: agentcg.Session) -> None:
+    async def main() -> None:
+        call = session.popen_async(["cat"], stdin=PIPE, stdout=PIPE)
+        assert isinstance(call, agentcg.TrioToolCall)
+        async with call:
+            assert call.stdin is not None
+            assert call.stdout is not None
+            for line in (b"one\n", b"two\n"):
+                await call.stdin.send_all(line)
+                assert await call.stdout.receive_some() == line
+            assert call.poll() is None
+        assert call.returncode == 0
+        big = b"x" * (1 << 20)
+        async with session.popen_async(["tee", "/dev/stderr"], stdin=PIPE, stdout=PIPE, stderr=PIPE) as both:
+            assert await both.communicate(big) == (big, big)
+        async with session.popen_async(["true"], stdin=PIPE) as deaf:
+            assert await deaf.communicate(big) == (None, None)
+        sleeping = await session.popen_async(["sleep", "1000"])
+        found: list[int] = []
+
+        async def wait() -> None:
+            found.append(await sleeping.wait())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            sleeping.cancel()
+        assert found == [-15] * 3
+        assert (await sleeping.result()).verdict is Verdict.CANCELLED
+        with pytest.raises(agentcg.LimitError):
+            await session.popen_async(["true"], timeout=-1)
+
+    trio.run(main)
+
+
+def test_leaving_popen_async_in_trio(session: agentcg.Session) -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with session.popen_async(["sleep", "1000"], stdout=PIPE) as call:
+                raise ZeroDivisionError
+        assert (await call.result()).verdict is Verdict.CANCELLED
+        with trio.move_on_after(0.1) as scope:
+            async with session.popen_async("trap '' TERM; sleep 1000", shell=True) as call:
+                pass  # waits for its end
+        assert scope.cancelled_caught
+        assert (running(session), call.returncode) == ([], -9)
+        with trio.move_on_after(0.1):
+            async with session.popen_async(["sleep", "1000"], stdout=PIPE) as call:
+                await call.communicate()
+        assert (running(session), call.returncode) == ([], -9)
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        for _ in range(10):
+            async with session.popen_async(["cat"], stdin=PIPE, stdout=PIPE, stderr=PIPE) as call:
+                await call.communicate(b"x")
+        assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
     trio.run(main)
 

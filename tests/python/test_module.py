@@ -82,7 +82,7 @@ def test_errors_are_typed(tmp_path: Path) -> None:
 
 def test_help_says_what_run_takes() -> None:
     text = pydoc.render_doc(agentcg.Session.run, renderer=pydoc.TextDoc())
-    for option in (*agentcg.CallOptions.__annotations__, *agentcg.Limits.__annotations__):
+    for option in agentcg.RunOptions.__annotations__:
         assert f"``{option}``" in text
     assert "seconds" in text
     assert set(agentcg.__all__) <= set(dir(agentcg))

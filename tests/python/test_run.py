@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
@@ -88,6 +89,80 @@ def test_descriptors_are_not_passed_on_unless_asked(session: agentcg.Session) ->
     assert os.read(read, 10) == b"x\n"
     os.close(read)
     os.close(write)
+
+
+def test_pass_fds(session: agentcg.Session) -> None:
+    """Of many descriptors those that are named are there, under their numbers, and no others."""
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    try:
+        for fd in files[10:]:
+            os.set_inheritable(fd, True)
+        passed = (files[3], files[4], files[12], 1)
+        found = session.run(["ls", "/proc/self/fd"], stdout=PIPE, text=True, pass_fds=passed)
+        expected = subprocess.run(["ls", "/proc/self/fd"], stdout=PIPE, text=True, pass_fds=passed, check=False)
+        # Where ls has its own is nobody's business.
+        assert [n for n in map(int, found.stdout.split()) if n in files] == list(passed[:3])
+        assert len(found.stdout.split()) == len(expected.stdout.split())
+        found = session.run(["ls", "/proc/self/fd"], stdout=PIPE, text=True, pass_fds=passed, close_fds=False)
+        assert {*passed, *files[10:]} <= set(map(int, found.stdout.split()))
+        assert not os.get_inheritable(files[3])
+    finally:
+        for fd in files:
+            os.close(fd)
+    late = session.run(["true"], pass_fds=[files[0]])
+    assert (late.verdict, late.returncode) == (Verdict.SPAWN_FAILED, 125)
+    assert late.error is not None
+    assert "descriptor" in late.error
+
+
+def test_process_groups(session: agentcg.Session) -> None:
+    ids = ["sh", "-c", "cut -d ' ' -f 5 /proc/$$/stat; echo $$"]
+    ours, _ = session.run(ids, stdout=PIPE, text=True, process_group=None).stdout.split()
+    assert int(ours) == os.getpgrp()
+    group, pid = session.run(ids, stdout=PIPE, text=True, process_group=0).stdout.split()
+    assert group == pid
+    with session.popen(["sleep", "1000"], process_group=0) as leader:
+        joined, _ = session.run(ids, stdout=PIPE, text=True, process_group=leader.pid).stdout.split()
+        assert int(joined) == leader.pid
+        leader.kill()
+    gone = session.run(ids, process_group=leader.pid)
+    assert (gone.verdict, gone.error and "process group" in gone.error) == (Verdict.SPAWN_FAILED, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")
+def test_users_and_groups(session: agentcg.Session) -> None:
+    options: dict[str, Any] = {"user": 65534, "group": 65533, "extra_groups": [65532, "root"], "umask": 0o27}
+    command = ["sh", "-c", "id -u; id -G; umask"]
+    expected = subprocess.run(command, stdout=PIPE, check=True, **options)
+    assert session.run(command, stdout=PIPE, **options).stdout == expected.stdout
+    # Ours go with us, unless the user is another.
+    assert session.run(["id", "-G"], stdout=PIPE, user="nobody", group="nogroup").stdout == b"65534\n"
+
+
+def test_what_asks_for_nothing_is_taken(session: agentcg.Session) -> None:
+    """A harness may pass all that subprocess.run has."""
+    found = session.run(  # type: ignore[call-overload]
+        ["true"],
+        bufsize=-1,
+        preexec_fn=None,
+        restore_signals=True,
+        pipesize=-1,
+        startupinfo=None,
+        creationflags=0,
+        pass_fds=(),
+        process_group=-1,
+        umask=-1,
+    )
+    assert found.success
+    with pytest.raises(agentcg.UnsupportedError, match="vfork") as refused:
+        session.run(["true"], preexec_fn=os.setsid)  # type: ignore[call-overload]
+    assert refused.value.kind == "unsupported"
+
+
+def test_signals_are_as_programs_expect_them(session: agentcg.Session) -> None:
+    command = ["grep", "-E", "SigBlk|SigIgn", "/proc/self/status"]
+    expected = subprocess.run(command, stdout=PIPE, check=True)
+    assert session.run(command, stdout=PIPE).stdout == expected.stdout
 
 
 def test_ours_are_inherited() -> None:
@@ -181,6 +256,32 @@ def test_an_oom_kill_is_a_verdict(session: agentcg.Session) -> None:
         session.run(f"{sys.executable} -c '{eat}'; true", shell=True, memory_max="32M", swap_max=0, check=True)
 
 
+@needs_memory
+@pytest.mark.parametrize("way", ["run", "run_async"])
+def test_an_oom_kill_is_retried_with_more(session: agentcg.Session, tmp_path: Path, way: str) -> None:
+    options: dict[str, Any] = {"memory_max": "32M", "swap_max": 0, "stdin": DEVNULL, "stderr": DEVNULL, "retry": True}
+    seen: list[str] = []
+    session._observers.append(lambda result: seen.append(result.call))  # noqa: SLF001
+
+    def run(size: int, **more: Any) -> agentcg.ToolResult[Any]:
+        command = [sys.executable, "-c", f"print('begun', flush=True); x = bytearray({size} << 20); print('done')"]
+        if way == "run":
+            return session.run(command, **options, **more)
+        return asyncio.run(session.run_async(command, **options, **more))
+
+    with (tmp_path / "out").open("wb") as out:
+        found = run(40, stdout=out)
+    assert found.success
+    first = found.to_dict()["retries"]
+    assert [one["verdict"] for one in first] == ["oom_killed"]
+    assert (first[0]["limits"]["memory_max"], found.limits["memory_max"]) == (32 << 20, 64 << 20)
+    assert (tmp_path / "out").read_text() == "begun\nbegun\ndone\n"
+    assert seen == [found.call]
+    # Not more than once.
+    found = run(300, stdout=PIPE)
+    assert (found.verdict, found.stdout, len(found.to_dict()["retries"])) == (Verdict.OOM_KILLED, b"begun\n", 1)
+
+
 def test_output_beyond_the_limit_is_cut_and_said(session: agentcg.Session) -> None:
     found = session.run("yes ä | head -c 100000", shell=True, capture_output=True, text=True, capture_limit=1001)
     assert found.truncated
@@ -197,7 +298,13 @@ def test_output_beyond_the_limit_is_cut_and_said(session: agentcg.Session) -> No
         ({"text": True, "universal_newlines": False}, subprocess.SubprocessError),
         ({"input": "text"}, TypeError),
         ({"no_such_option": 1}, TypeError),
-        ({"preexec_fn": print}, TypeError),
+        ({"preexec_fn": print}, agentcg.UnsupportedError),
+        ({"restore_signals": False}, agentcg.UnsupportedError),
+        ({"pipesize": 1 << 20}, agentcg.UnsupportedError),
+        ({"creationflags": 8}, agentcg.UnsupportedError),
+        ({"process_group": -2}, agentcg.LimitError),
+        ({"pass_fds": (-1,)}, agentcg.LimitError),
+        ({"queue_timeout": -1}, agentcg.LimitError),
         ({"timeout": -1}, agentcg.LimitError),
         ({"timeout": float("nan")}, agentcg.LimitError),
         ({"hint": "memory:huge"}, agentcg.LimitError),

@@ -31,6 +31,7 @@ use crate::session::Priority;
 use crate::units::size_in_words;
 use crate::{Error, ErrorKind, Result};
 
+pub use gate::Place;
 pub(crate) use gate::{Gate, Member as GateMember, Pass};
 
 /// What the calls of a session, or of all sessions of a runtime, may need together. What is `None`

@@ -42,6 +42,8 @@ pub(super) struct Launch {
     pub rlimits: Vec<(u32, libc::rlimit)>,
     pub oom_score_adj: Option<CString>,
     pub new_session: bool,
+    /// To join, or 0 for one of its own.
+    pub process_group: Option<libc::pid_t>,
     pub groups: Option<Vec<libc::gid_t>>,
     pub gid: Option<libc::gid_t>,
     pub uid: Option<libc::uid_t>,
@@ -49,6 +51,8 @@ pub(super) struct Launch {
     pub sched_ext: bool,
     /// Keep descriptors from 3 on that are not close-on-exec.
     pub inherit_fds: bool,
+    /// Keep these, close-on-exec or not; from 3 on, in rising order.
+    pub pass_fds: Vec<RawFd>,
 }
 
 /// A child that runs its program.
@@ -71,7 +75,9 @@ pub(super) enum Step {
     Make,
     Enter,
     Setsid,
+    ProcessGroup,
     Descriptors,
+    PassFds,
     Rlimits,
     OomScoreAdj,
     Chdir,
@@ -89,7 +95,9 @@ impl Step {
             Step::Make => "make a process in the cgroup",
             Step::Enter => "enter the cgroup",
             Step::Setsid => "start a session",
+            Step::ProcessGroup => "join the process group",
             Step::Descriptors => "connect the descriptors",
+            Step::PassFds => "pass descriptors on",
             Step::Rlimits => "set resource limits",
             Step::OomScoreAdj => "set oom_score_adj",
             Step::Chdir => "enter the working directory",
@@ -326,6 +334,9 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
         if launch.new_session {
             step!(Step::Setsid, libc::SYS_setsid);
         }
+        if let Some(group) = launch.process_group {
+            step!(Step::ProcessGroup, libc::SYS_setpgid, 0, group);
+        }
         for (target, source) in (0..).zip(&launch.stdio) {
             if let Some(source) = *source
                 && source != target
@@ -333,23 +344,22 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
                 step!(Step::Descriptors, libc::SYS_dup3, source, target, 0);
             }
         }
-        let mut first = 3u32;
+        let mut next = 3u32;
         for source in &launch.extra_fds {
             match *source {
-                Some(source) => step!(Step::Descriptors, libc::SYS_dup3, source, first, 0),
+                Some(source) => step!(Step::Descriptors, libc::SYS_dup3, source, next, 0),
                 None => {
-                    libc::syscall(libc::SYS_close, first);
+                    libc::syscall(libc::SYS_close, next);
                 }
             }
-            first += 1;
+            next += 1;
         }
-        if !launch.inherit_fds {
-            // Now and not by exec, which can take its time: among them are our locks, and if we are
-            // killed meanwhile, the child would hold them. Kernel 5.11; before, what we opened is
-            // close-on-exec anyway.
-            let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-            libc::syscall(libc::SYS_close_range, first, u32::MAX, how);
+        for &fd in &launch.pass_fds {
+            close_range(launch, next, fd.cast_unsigned() - 1);
+            next = fd.cast_unsigned() + 1;
+            step!(Step::PassFds, libc::SYS_fcntl, fd, libc::F_SETFD, 0);
         }
+        close_range(launch, next, u32::MAX);
         if let Some(mask) = launch.umask {
             libc::syscall(libc::SYS_umask, mask);
         }
@@ -388,6 +398,20 @@ fn prepare_and_exec(shared: &Shared<'_>) -> (Step, i32) {
         }
         default_signals();
         exec(shared)
+    }
+}
+
+/// Closes what is not passed on, now and not by exec, which can take its time: among them are our
+/// locks, and if we are killed meanwhile, the child would hold them. Kernel 5.11; before, what we
+/// opened is close-on-exec anyway.
+unsafe fn close_range(launch: &Launch, first: u32, last: u32) {
+    if launch.inherit_fds || first > last {
+        return;
+    }
+    let how = if by_descriptor(launch) { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: the child has a table of its own, and uses none of these descriptors any more.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, last, how);
     }
 }
 
@@ -437,11 +461,13 @@ unsafe fn write_file(path: &CStr, value: &CStr) -> i32 {
     }
 }
 
-/// Empty mask, and SIGPIPE as programs expect it, though Rust and Python ignore it for themselves.
+/// Empty mask, and SIGPIPE and SIGXFSZ as programs expect them, though Rust ignores the one and
+/// Python both for themselves.
 unsafe fn default_signals() {
     // SAFETY: changes the child's own table (there is no CLONE_SIGHAND) and mask.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());

@@ -1,8 +1,8 @@
 //! [`Command`]: one tool call before it is started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use super::running::{Ending, Plan, Running};
 use super::stdio::{Opened, Stdio, raw};
 use super::supervisor::Slot;
 use super::{CallControl, Pipes, ToolCall, US};
-use crate::admission::{Need, Pass};
+use crate::admission::{Need, Pass, Place};
 use crate::budget::budget;
 use crate::cgroup::{Cgroup, Controller, Limit};
 use crate::hint::{Hint, MemoryHint};
 use crate::history::{CommandKey, History};
 use crate::limits::Limits;
-use crate::session::{NewCall, Parts, Session, killed_by};
+use crate::session::{Parts, Session, killed_by};
 use crate::{Error, ErrorKind, Result};
 
 /// How much output is kept, bytes, unless [`Command::capture_limit`] says otherwise.
@@ -71,8 +71,10 @@ pub struct Command<'a> {
     gid: Option<u32>,
     uid: Option<u32>,
     new_session: bool,
+    process_group: Option<i32>,
     inherit_fds: bool,
     extra_fds: Vec<Option<OwnedFd>>,
+    pass_fds: BTreeSet<RawFd>,
     stdio: [Option<Stdio>; 3],
     capture_limit: usize,
     limits: Limits,
@@ -88,6 +90,7 @@ pub struct Command<'a> {
     queue_timeout: Option<Duration>,
     history: Option<History>,
     retry: Option<bool>,
+    place: Option<Place>,
     canceller: Canceller,
 }
 
@@ -110,8 +113,10 @@ impl Session {
             gid: None,
             uid: None,
             new_session: false,
+            process_group: None,
             inherit_fds: false,
             extra_fds: Vec::new(),
+            pass_fds: BTreeSet::new(),
             stdio: [None, None, None],
             capture_limit: CAPTURE_LIMIT,
             limits: Limits::default(),
@@ -127,6 +132,7 @@ impl Session {
             queue_timeout: None,
             history: None,
             retry: None,
+            place: None,
             canceller: Canceller::default(),
         }
     }
@@ -229,6 +235,20 @@ impl Command<'_> {
     /// In a POSIX session of its own, setsid(2): no controlling terminal, no part in its signals.
     pub fn new_session(&mut self, new: bool) -> &mut Self {
         self.new_session = new;
+        self
+    }
+
+    /// In this process group, setpgid(2), of which a member lives in our session; 0: in one of its
+    /// own, so that the terminal's Ctrl-C does not reach it.
+    pub fn process_group(&mut self, id: i32) -> &mut Self {
+        self.process_group = Some(id);
+        self
+    }
+
+    /// Passes on these descriptors under their numbers, close-on-exec or not. They must be open
+    /// when the call is started; 0, 1 and 2 are what [`stdin`](Self::stdin) and its like say.
+    pub fn pass_fds(&mut self, fds: impl IntoIterator<Item = RawFd>) -> &mut Self {
+        self.pass_fds.extend(fds);
         self
     }
 
@@ -395,8 +415,7 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn respawn(&mut self, first: &Outcome) -> Result<Option<ToolCall>> {
-        let memory = self.may_retry(&Stdio::Inherit).then(|| self.more_memory(first)).flatten();
-        let Some(memory) = memory else { return Ok(None) };
+        let Some(memory) = self.again(first) else { return Ok(None) };
         let mut call = self.spawn_with(Some(memory))?;
         call.retries.push(first.clone());
         Ok(Some(call))
@@ -472,6 +491,13 @@ impl Command<'_> {
         Ok(second)
     }
 
+    /// Whoever spawns does by himself what [`retry`](Self::retry) asks for: the `memory_max`, bytes,
+    /// with which a second call is to be made after this outcome of the first, if there is to be one.
+    /// [`respawn`](Self::respawn) does it where no place in the queue is needed first.
+    pub fn again(&self, first: &Outcome) -> Option<u64> {
+        self.may_retry(&Stdio::Inherit).then(|| self.more_memory(first)).flatten()
+    }
+
     /// It is wanted, and standard input can be given again.
     fn may_retry(&self, default: &Stdio) -> bool {
         let stdin = self.stdio[0].as_ref().unwrap_or(default);
@@ -479,7 +505,8 @@ impl Command<'_> {
             && self.retry.unwrap_or(self.hint.memory == Some(MemoryHint::Auto))
     }
 
-    /// Lets go of the descriptors that were given: the call has its own.
+    /// Lets go of the descriptors that were given: the call has its own, and ours would keep pipes
+    /// open.
     fn use_up(&mut self) {
         for slot in &mut self.stdio {
             if matches!(slot, Some(Stdio::Fd(_))) {
@@ -501,14 +528,14 @@ impl Command<'_> {
     }
 
     /// `memory`: instead of the `memory.max` that it would have.
-    fn start(&self, default: &[Stdio; 3], memory: Option<u64>) -> Result<Started> {
+    fn start(&mut self, default: &[Stdio; 3], memory: Option<u64>) -> Result<Started> {
         self.check()?;
         let mut opened = {
             let [i, o, e] = [0, 1, 2].map(|i| self.stdio[i].as_ref().unwrap_or(&default[i]));
             Opened::new([i, o, e], &self.extra_fds, self.capture_limit)?
         };
         let call = self.session.new_call(self.name.as_deref())?;
-        let plan = self.plan(&call, memory);
+        let plan = self.plan(&call.name(), call.calls().controllers(), memory);
         call.configure(&plan.limits, self.oom_group)?;
         let score = self.oom_score_adj.or(call.calls().oom_score_adj());
         let mut launch = self.launch(&plan, score, call.calls().cpus())?;
@@ -517,7 +544,7 @@ impl Command<'_> {
         call.describe(&plan.command)?;
         let pipes = std::mem::take(&mut opened.ours);
 
-        let queued = Instant::now();
+        let queued = self.place.as_ref().map_or_else(Instant::now, Place::since);
         let pass = self.admitted(&plan);
         let Parts { calls, cgroup, lock, presence } = call.into_parts();
         let queued = queued.elapsed();
@@ -584,13 +611,36 @@ impl Command<'_> {
         }
     }
 
+    /// Takes a place in the queue for admission, without waiting there: for event loops, which wait
+    /// for the place's descriptor and then start the call [`at`](Self::at) it. `None`: there is no
+    /// [`Capacity`](crate::Capacity), and so no queue.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a call that needs more than the whole capacity.
+    pub fn enqueue(&self) -> Result<Option<Place>> {
+        let plan = self.plan("", self.session.calls()?.controllers(), None);
+        self.session.queue().enqueue(Need::from(&plan.limits), self.queue_timeout)
+    }
+
+    /// Starts it at a place in the queue that [`enqueue`](Self::enqueue) gave for the same command:
+    /// without waiting, if the place's descriptor is readable.
+    pub fn at(&mut self, place: Place) -> &mut Self {
+        self.place = Some(place);
+        self
+    }
+
     /// Waits until there is room.
-    fn admitted(&self, plan: &Plan) -> Result<Pass> {
-        let queue = self.session.queue();
-        self.canceller.waits_at(queue.gate());
-        let need = Need::from(&plan.limits);
-        let cancelled = || self.canceller.is_cancelled();
-        queue.pass(need, self.queue_timeout, cancelled)
+    fn admitted(&mut self, plan: &Plan) -> Result<Pass> {
+        let place = match self.place.take() {
+            Some(place) => Some(place),
+            None => {
+                let need = Need::from(&plan.limits);
+                self.session.queue().enqueue(need, self.queue_timeout)?
+            }
+        };
+        let Some(place) = place else { return Ok(Pass::default()) };
+        self.canceller.waits_at(place.gate());
+        place.wait(|| self.canceller.is_cancelled())
     }
 
     fn check(&self) -> Result<()> {
@@ -600,6 +650,16 @@ impl Command<'_> {
         {
             return Err(Error::invalid("oom_score_adj", score, "expected -1000 to 1000"));
         }
+        if let Some(fd) = self.pass_fds.first().filter(|fd| **fd < 0) {
+            return Err(Error::invalid("pass_fds", fd, "it is no file descriptor"));
+        }
+        let extra = 3..3 + self.extra_fds.len() as RawFd;
+        if let Some(fd) = self.pass_fds.iter().find(|fd| extra.contains(fd)) {
+            return Err(Error::invalid("pass_fds", fd, "it is the number of one of extra_fds"));
+        }
+        if let Some(group) = self.process_group.filter(|group| *group < 0) {
+            return Err(Error::invalid("process group", group, "expected 0 or more"));
+        }
         let short = Duration::from_millis(1);
         if self.sample.is_some_and(|s| s < short) {
             return Err(Error::invalid("sample interval", self.sample, "expected 1 ms or more"));
@@ -607,15 +667,15 @@ impl Command<'_> {
         Ok(())
     }
 
-    fn plan(&self, call: &NewCall, memory: Option<u64>) -> Plan {
+    fn plan(&self, call: &str, controllers: &[Controller], memory: Option<u64>) -> Plan {
         let command = self.command_text();
-        let (hinted, time, notes) = self.hinted(call.controllers(), &command);
+        let (hinted, time, notes) = self.hinted(controllers, &command);
         let mut limits = self.limits.over(&hinted).over(&self.session.config().call);
         if let Some(memory) = memory {
             limits.memory_max = Some(Limit::Value(memory));
         }
         Plan {
-            call: call.name().into_owned(),
+            call: call.to_owned(),
             command,
             hint: (!self.hint.is_empty()).then(|| self.hint.to_string()),
             limits,
@@ -718,11 +778,13 @@ impl Command<'_> {
             rlimits: self.rlimits.clone(),
             oom_score_adj: oom_score_adj.and_then(|s| CString::new(s.to_string()).ok()),
             new_session: self.new_session,
+            process_group: self.process_group,
             groups: self.groups.clone(),
             gid: self.gid,
             uid: self.uid,
             sched_ext: self.session.partial_scheduler(),
             inherit_fds: self.inherit_fds,
+            pass_fds: self.pass_fds.range(3..).copied().collect(),
         })
     }
 

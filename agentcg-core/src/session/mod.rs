@@ -295,7 +295,7 @@ impl Session {
         tree::agent(&self.cgroup, &self.config.agent)
     }
 
-    fn calls(&self) -> Result<Arc<Calls>> {
+    pub(crate) fn calls(&self) -> Result<Arc<Calls>> {
         let mut calls = self.calls.lock();
         if let Some(calls) = &*calls {
             return Ok(calls.clone());

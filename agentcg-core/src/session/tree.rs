@@ -266,6 +266,10 @@ impl Calls {
         self.oom_score_adj
     }
 
+    pub(crate) fn controllers(&self) -> &[Controller] {
+        &self.controllers
+    }
+
     pub(crate) fn cpus(&self) -> usize {
         self.cpus
     }
@@ -398,10 +402,6 @@ impl NewCall {
 
     pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.parts().cgroup
-    }
-
-    pub(crate) fn controllers(&self) -> &[Controller] {
-        &self.calls().controllers
     }
 
     pub(crate) fn calls(&self) -> &Calls {

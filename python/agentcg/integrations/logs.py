@@ -11,8 +11,6 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from agentcg._result import Verdict
-
 if TYPE_CHECKING:
     from agentcg._result import ToolResult
     from agentcg._types import AnyPath
@@ -34,8 +32,7 @@ class LoggingObserver:
 
     def __call__(self, result: ToolResult[Any]) -> None:
         """Log one."""
-        own = result.verdict in {Verdict.COMPLETED, Verdict.FAILED}
-        level = self._level if own else max(self._level, logging.WARNING)
+        level = self._level if result.verdict.by_itself else max(self._level, logging.WARNING)
         if not self._logger.isEnabledFor(level):
             return
         found = result.to_dict()

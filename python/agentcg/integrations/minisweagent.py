@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from minisweagent.environments.local import LocalEnvironment, LocalEnvironmentConfig
 
-from agentcg._result import Verdict
 from agentcg._runtime import Runtime
 
 if TYPE_CHECKING:
@@ -81,11 +80,12 @@ class AgentcgEnvironment(LocalEnvironment):
             pids_max=config.pids_max,
             cpu_max=config.cpu_max,
         )
-        own = result.verdict in {Verdict.COMPLETED, Verdict.FAILED}
         output = {
             "output": result.stdout,
             "returncode": result.returncode,
-            "exception_info": "" if own else f"{result.verdict.value}: {result.advice or result.error}",
+            "exception_info": (
+                "" if result.verdict.by_itself else f"{result.verdict.value}: {result.advice or result.error}"
+            ),
             "extra": {"agentcg": result.to_dict()},
         }
         self._check_finished(output)
