@@ -983,23 +983,34 @@ typedef struct {
    */
   size_t nr_low;
   /**
-   * How long an allocation of a low one may be delayed, ms, at most 2000; 0 leaves them alone.
-   * Default 50. The backend `cgroup` sets `memory.high`, and the kernel chooses the delay.
+   * The longest delay of an allocation batch of a low one that has a quarter more than its part,
+   * ms, at most 2000; less above the part in proportion, none below. 0 leaves them alone. Default
+   * 50. The backend `cgroup` sets `memory.high`, and the kernel chooses the delay.
    */
   uint64_t delay_ms;
   /**
-   * How long protection lasts after the last stall, ms, 100 to 60000. Default 1000.
+   * How long protection lasts after the last stall, ms, 100 to 60000; up to 32 times longer while
+   * stalls come back as soon as it ends. Default 1000.
    */
   uint64_t window_ms;
   /**
-   * A stall counts only with at least this many major faults and refaults since the last one.
-   * Default 0: every stall counts.
+   * So many page faults a second of a high one count as a stall while memory is short; needs
+   * kernel 6.16. Default 0: faults do not count.
    */
   uint64_t threshold;
+  /**
+   * A cgroup that meets its `memory.high` for so long without progress is stuck, ms, at least
+   * 5000. Default 10000.
+   */
+  uint64_t stuck_after_ms;
   /**
    * An `agentcg_memory_backend_t`. Default: the best.
    */
   uint32_t backend;
+  /**
+   * An `agentcg_stuck_action_t`: what is done then. Default: it is only told.
+   */
+  uint32_t when_stuck;
   /**
    * Protect with `memory.low`, which reclaim honours while it can. Default true.
    */
@@ -1009,6 +1020,10 @@ typedef struct {
    * Default false.
    */
   bool below_min;
+  /**
+   * Freeze low ones for 200 ms of each 600 when nothing else helps. Default true.
+   */
+  bool freeze;
 } agentcg_memcg_options_t;
 
 /**
@@ -1554,13 +1569,14 @@ agentcg_error_t *agentcg_parse_limit(const char *text, uint64_t *bytes_out);
 void agentcg_memcg_options_init(agentcg_memcg_options_t *options, size_t size);
 
 /**
- * Starts to protect the memory of some cgroups against others, while they stall for it
- * (`memory.pressure`). Needs the memory controller and PSI.
+ * Starts to protect the memory of some cgroups against others, while they stall for it. Needs the
+ * memory controller and PSI. While the runtime's scheduler is attached, low ones that do not let the
+ * high ones be are held back on the CPU too.
  *
  * `out` receives the protection, which the caller frees with `agentcg_memory_free`.
  *
  * Errors: INVALID_INPUT for overlapping cgroups, bad options and what is no cgroup; NOT_FOUND;
- * UNSUPPORTED without memory controller, PSI or the backend; BUSY when one of the cgroups is
+ * UNSUPPORTED without memory controller, PSI, the backend, or what a threshold needs; BUSY when one of the cgroups is
  * protected already; PERMISSION_DENIED.
  */
 agentcg_error_t *agentcg_attach_memcg_ops(const agentcg_runtime_t *runtime,
@@ -1574,14 +1590,33 @@ agentcg_error_t *agentcg_attach_memcg_ops(const agentcg_runtime_t *runtime,
 const char *agentcg_memory_backend(const agentcg_memory_t *memory);
 
 /**
- * What the protection has done so far, as JSON: `active`, `stalls`, `ignored`, `windows`,
- * `protected_ms`, `recent` (the last windows).
+ * Takes one more cgroup up, in an `agentcg_memory_role_t`. One that is removed later is taken up
+ * again when it comes back.
+ *
+ * Errors: those of `agentcg_attach_memcg_ops` for this cgroup.
+ */
+agentcg_error_t *agentcg_memory_add(const agentcg_memory_t *memory,
+                                    const char *cgroup,
+                                    uint32_t role);
+
+/**
+ * Lets go of a cgroup; what was changed in it is put back.
+ *
+ * Errors: NOT_FOUND when the protection does not have it.
+ */
+agentcg_error_t *agentcg_memory_remove(const agentcg_memory_t *memory, const char *cgroup);
+
+/**
+ * What the protection has done so far, as JSON: `backend`, `sees_reclaim`, `active`, `stalls`,
+ * `ignored`, `windows`, `protected_ms`, `sessions` (by cgroup), `stuck`, `recent` (the last windows);
+ * docs/memory.md says what each is.
  *
  * `json_out` receives a string that the caller frees with `agentcg_string_free`.
  *
  * Errors: INVALID_INPUT for NULL.
  */
-agentcg_error_t *agentcg_memory_stats_json(const agentcg_memory_t *memory, char **json_out);
+agentcg_error_t *agentcg_memory_stats_json(const agentcg_memory_t *memory,
+                                           char **json_out);
 
 /**
  * Ends the protection and puts back every value that it changed. NULL is fine.

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 
 use crate::handle::{Handle, json};
@@ -11,6 +13,14 @@ impl MemoryProtection {
     /// The name of the mechanism in use.
     fn backend(&self, py: Python<'_>) -> PyResult<String> {
         json(&self.0.with(py, |m| Ok(m.backend()))?)
+    }
+
+    fn add(&self, py: Python<'_>, cgroup: PathBuf, role: &str) -> PyResult<()> {
+        self.0.with(py, |m| m.add(cgroup, role.parse()?))
+    }
+
+    fn remove(&self, py: Python<'_>, cgroup: PathBuf) -> PyResult<()> {
+        self.0.with(py, |m| m.remove(cgroup))
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<String> {

@@ -95,6 +95,9 @@ impl Runtime {
         threshold: u64,
         window_ms: u64,
         backend: &str,
+        freeze: bool,
+        stuck_after_ms: u64,
+        when_stuck: &str,
     ) -> PyResult<MemoryProtection> {
         let protection = self.0.with(py, |runtime| {
             let mut config = MemcgConfig::default();
@@ -106,6 +109,9 @@ impl Runtime {
             config.threshold = threshold;
             config.window = Duration::from_millis(window_ms);
             config.backend = backend.parse()?;
+            config.freeze = freeze;
+            config.stuck_after = Duration::from_millis(stuck_after_ms);
+            config.when_stuck = when_stuck.parse()?;
             runtime.attach_memcg_ops(config)
         })?;
         Ok(MemoryProtection(Handle::new("protection", protection)))

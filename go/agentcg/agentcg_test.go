@@ -309,7 +309,16 @@ func TestMemoryProtection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if stats, err := m.Stats(); err != nil || stats.Stalls != 0 {
+	expect(t, m.Add(high.Path(), LowMemory), ErrInvalidInput, high.Path())
+	if err := m.Remove(high.Path()); err != nil {
+		t.Error(err)
+	}
+	expect(t, m.Remove(high.Path()), fs.ErrNotExist, high.Path())
+	if err := m.Add(high.Path(), LowMemory); err != nil {
+		t.Error(err)
+	}
+	stats, err := m.Stats()
+	if err != nil || stats.Stalls != 0 || len(stats.Sessions) != 1 || stats.Sessions[0].Role != "low" {
 		t.Errorf("%+v %v", stats, err)
 	}
 }

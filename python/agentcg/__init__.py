@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         Unknown,
         read_events,
     )
-    from agentcg._memory import MemoryProtection, MemoryStats, ProtectionWindow
+    from agentcg._memory import MemoryProtection, MemorySessionStats, MemoryStats, ProtectionWindow, StuckCgroup
     from agentcg._native import __version__
     from agentcg._result import ToolResult, Verdict
     from agentcg._runtime import Runtime
@@ -85,6 +85,7 @@ __all__ = [
     "LimitError",
     "Limits",
     "MemoryProtection",
+    "MemorySessionStats",
     "MemoryStats",
     "MissingProbe",
     "OomKill",
@@ -99,6 +100,7 @@ __all__ = [
     "SchedulerExit",
     "SchedulerStats",
     "Session",
+    "StuckCgroup",
     "Survivor",
     "ToolCall",
     "ToolCallError",
@@ -140,7 +142,13 @@ _PLACES = {
         "Unknown",
         "read_events",
     ),
-    "agentcg._memory": ("MemoryProtection", "MemoryStats", "ProtectionWindow"),
+    "agentcg._memory": (
+        "MemoryProtection",
+        "MemorySessionStats",
+        "MemoryStats",
+        "ProtectionWindow",
+        "StuckCgroup",
+    ),
     "agentcg._native": ("__version__",),
     "agentcg._result": ("ToolResult", "Verdict"),
     "agentcg._runtime": ("Runtime",),

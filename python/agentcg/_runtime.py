@@ -10,7 +10,7 @@ from agentcg._errors import pid, within
 from agentcg._handle import Handle
 from agentcg._options import capacity as room
 from agentcg._options import limits as ready
-from agentcg._session import Session
+from agentcg._session import Session, cgroup_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,22 +127,33 @@ class Runtime(Handle):
         threshold: int = 0,
         window_ms: int = 1000,
         backend: Literal["auto", "memcg_bpf_ops", "cgroup"] = "auto",
+        freeze: bool = True,
+        stuck_after_ms: int = 10_000,
+        when_stuck: Literal["report", "freeze", "lift"] = "report",
     ) -> MemoryProtection:
         """Protect the memory of the ``high`` cgroups against the ``low`` ones while they stall for it.
 
         ``delay_ms`` is how long an allocation of a low one may be delayed (0: not at all), ``below_low`` and
-        ``below_min`` whether reclaim spares the high ones while it can, or always; ``threshold`` how many major faults
-        and refaults a stall must have to count, ``window_ms`` how long protection lasts after the last stall.
+        ``below_min`` whether reclaim spares the high ones while it can, or always; ``threshold`` how many page faults a
+        second of a high one count as a stall while memory is short (kernel 6.16; 0: none do), ``window_ms`` how long
+        protection lasts after the last stall. ``freeze``: low ones are frozen for a part of the time when nothing else
+        helps. A cgroup that meets its ``memory.high`` for ``stuck_after_ms`` (at least 5000) without progress is stuck:
+        that is reported, and ``when_stuck`` says whether it is frozen, or the limit lifted.
+
+        While this runtime's scheduler is attached, low ones are held back on the CPU too.
         """
         native = self._native.attach_memcg_ops(
-            [_cgroup(c) for c in high],
-            [_cgroup(c) for c in low],
+            [cgroup_path(c) for c in high],
+            [cgroup_path(c) for c in low],
             within("delay_ms", delay_ms),
             below_low,
             below_min,
             within("threshold", threshold),
             within("window_ms", window_ms),
             backend,
+            freeze,
+            within("stuck_after_ms", stuck_after_ms),
+            when_stuck,
         )
         from agentcg._memory import MemoryProtection
 
@@ -181,7 +192,7 @@ class Runtime(Handle):
             within("mode", mode, 0, 2),
             list(commands),
             [pid(p) for p in pids],
-            [_cgroup(c) for c in cgroups],
+            [cgroup_path(c) for c in cgroups],
             [within("uid", uid, 0, _U32) for uid in uids],
             list(executables),
             within("min_duration_ms", min_duration_ms),
@@ -219,7 +230,3 @@ _open: weakref.WeakSet[Runtime] = weakref.WeakSet()
 def _close_all() -> None:
     for runtime in list(_open):
         runtime.close()
-
-
-def _cgroup(cgroup: Session | StrPath) -> StrPath:
-    return cgroup.path if isinstance(cgroup, Session) else cgroup

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agentcg import _native
     from agentcg._aio import AsyncToolCall
     from agentcg._call import ToolCall
-    from agentcg._types import Args, Limits, Observer, PopenOptions, Priority, RunOptions
+    from agentcg._types import Args, Limits, Observer, PopenOptions, Priority, RunOptions, StrPath
     from agentcg._usage import Usage
 
 
@@ -366,3 +366,8 @@ class Session(Handle):
                 import logging
 
                 logging.getLogger("agentcg").exception("an observer of tool calls failed: %r", observer)
+
+
+def cgroup_path(cgroup: Session | StrPath) -> StrPath:
+    """Give the path of a session's cgroup, or the path."""
+    return cgroup.path if isinstance(cgroup, Session) else cgroup

@@ -115,6 +115,12 @@ static void memory(agentcg_runtime_t *runtime)
 		OK(agentcg_memory_stats_json(memory, &json));
 		CHECK(strstr(json, "\"stalls\":0"));
 		CHECK(agentcg_memory_backend(memory) != NULL);
+		FAILS(agentcg_memory_add(memory, paths[0], AGENTCG_MEMORY_LOW), INVALID_INPUT,
+		      paths[0]);
+		FAILS(agentcg_memory_add(memory, paths[0], 2), INVALID_INPUT, "role 2");
+		OK(agentcg_memory_remove(memory, paths[0]));
+		FAILS(agentcg_memory_remove(memory, paths[0]), NOT_FOUND, paths[0]);
+		OK(agentcg_memory_add(memory, paths[0], AGENTCG_MEMORY_LOW));
 		agentcg_string_free(json);
 		agentcg_memory_free(memory);
 	} else {

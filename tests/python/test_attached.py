@@ -38,6 +38,8 @@ def test_memory_protection(runtime: agentcg.Runtime) -> None:
         runtime.attach_memcg_ops([high], [high.path])
     with pytest.raises(agentcg.LimitError, match="delay_ms -1"):
         runtime.attach_memcg_ops([high], delay_ms=-1)
+    with pytest.raises(agentcg.LimitError, match="stuck"):
+        runtime.attach_memcg_ops([high], stuck_after_ms=1)
     with pytest.raises(agentcg.LimitError, match="backend"):
         runtime.attach_memcg_ops([high], backend="magic")  # type: ignore[arg-type]
     if FOUND.backends.memory is None:
@@ -47,4 +49,14 @@ def test_memory_protection(runtime: agentcg.Runtime) -> None:
     with runtime.attach_memcg_ops([high], [str(low.path)]) as protection:
         assert protection.backend in {"cgroup", "memcg_bpf_ops"}
         stats = protection.stats()
-        assert (stats.active, stats.stalls, stats.recent) == (False, 0, ())
+        assert (stats.active, stats.stalls, stats.stuck, stats.recent) == (False, 0, (), ())
+        assert [(one.cgroup, one.role) for one in stats.sessions] == [(str(high.path), "high"), (str(low.path), "low")]
+        with pytest.raises(agentcg.LimitError, match="overlap"):
+            protection.add(low, "high")
+        with pytest.raises(agentcg.LimitError, match="role"):
+            protection.add(low, "middle")  # type: ignore[arg-type]
+        protection.remove(low)
+        with pytest.raises(agentcg.AgentcgError, match="does not have"):
+            protection.remove(low.path)
+        protection.add(low, "low")
+        assert len(protection.stats().sessions) == 2

@@ -86,6 +86,17 @@ pub enum MemoryRole {
     Low,
 }
 
+impl std::str::FromStr for MemoryRole {
+    type Err = crate::Error;
+    fn from_str(s: &str) -> crate::Result<Self> {
+        match s {
+            "high" => Ok(Self::High),
+            "low" => Ok(Self::Low),
+            _ => Err(crate::Error::invalid("role", s, "expected high or low")),
+        }
+    }
+}
+
 /// What was done for or with one cgroup. Fields that do not apply to its role stay 0.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MemorySessionStats {
