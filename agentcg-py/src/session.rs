@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentcg_core::{Canceller, Verdict};
+use agentcg_core::{Canceller, ErrorKind, Verdict};
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -132,7 +132,8 @@ impl Session {
         ToolCall::new(py, call.map_err(|e| error::from_core(py, &e))?, first)
     }
 
-    /// A place in the queue for this command; `None` where there is no queue.
+    /// A place in the queue for this command; `None` where there is no queue, or none for a call
+    /// that never fits, as its outcome will say.
     fn enqueue(
         &self,
         py: Python<'_>,
@@ -142,7 +143,11 @@ impl Session {
         let description = Description::new(args, options)?;
         let session = self.session.with(py, |s| Ok(s.clone()))?;
         let place = py.detach(|| {
-            let Some(place) = description.command(&session).enqueue()? else { return Ok(None) };
+            let place = match description.command(&session).enqueue() {
+                Err(e) if e.kind() == ErrorKind::InvalidInput => None,
+                place => place?,
+            };
+            let Some(place) = place else { return Ok(None) };
             let ready = place.ready_fd()?;
             Ok(Some(Place { place: Handle::new("place in the queue", place), ready }))
         });

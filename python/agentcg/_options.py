@@ -69,12 +69,16 @@ def _groups(name: str, values: Sequence[str | int]) -> list[int]:
     return [_group(name, value) for value in values]
 
 
+def _text(word: AnyPath) -> str:
+    return word if type(word) is str else os.fsdecode(word)
+
+
 def _path(_name: str, value: AnyPath) -> str:
     return os.fsdecode(value)
 
 
 def _env(_name: str, value: Mapping[Any, Any]) -> list[tuple[str, str]]:
-    return [(os.fsdecode(k), os.fsdecode(v)) for k, v in value.items()]
+    return [(_text(k), _text(v)) for k, v in value.items()]
 
 
 def _is(_name: str, value: object) -> object:
@@ -168,9 +172,10 @@ def _refuse(name: str, value: object) -> None:
 def _call(args: Args, given: CallOptions) -> tuple[list[str], dict[str, object]]:
     shell, executable = given.pop("shell", False), given.pop("executable", None)
     close_fds = given.pop("close_fds", True)
-    words = [args] if isinstance(args, (str, bytes, os.PathLike)) else args
+    # A list is the usual thing, and asking for a PathLike takes longer than all the rest.
+    words = [args] if type(args) is not list and isinstance(args, (str, bytes, os.PathLike)) else args
     argv = ["/bin/sh", "-c"] if shell else []
-    argv += [os.fsdecode(word) for word in words]
+    argv += [_text(word) for word in words]
     options = _ready(given, _OPTIONS)
     if executable is not None and argv:
         if not shell:

@@ -73,10 +73,13 @@ class ToolResult(subprocess.CompletedProcess[T]):
     def make(cls, args: Args, text: Text | None, done: tuple[str, int, Output, Output]) -> ToolResult[Any]:
         """Make one of what the native module gives."""
         outcome, status, stdout, stderr = done
-        truncated = any(output is not None and output[1] is not None for output in (stdout, stderr))
-        made: ToolResult[Any] = cls(
-            args, status, _output(text, stdout), _output(text, stderr), outcome, truncated=truncated
-        )
+        out = err = None
+        truncated = False
+        if stdout is not None:
+            out, truncated = _output(text, stdout), stdout[1] is not None
+        if stderr is not None:
+            err, truncated = _output(text, stderr), truncated or stderr[1] is not None
+        made: ToolResult[Any] = cls(args, status, out, err, outcome, truncated=truncated)
         return made
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,7 +238,5 @@ class ToolResult(subprocess.CompletedProcess[T]):
         return f"ToolResult(args={self.args!r}, returncode={self.returncode!r}, verdict={self.verdict.value!r})"
 
 
-def _output(text: Text | None, output: Output) -> Any:
-    if output is None:
-        return None
+def _output(text: Text | None, output: tuple[bytes, int | None]) -> Any:
     return output[0] if text is None else text.decode(*output)

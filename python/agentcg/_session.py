@@ -158,7 +158,8 @@ class Session(Handle):
         mode = Text.wanted(text, encoding, errors, universal_newlines)
         check = options.pop("check", False)
         argv, native = captured(args, input, mode, options)
-        result = ToolResult.make(args, mode, self._native.run(argv, native, self._admitted(argv, native)))
+        place = self._place(argv, native) if self._bounded else None
+        result = ToolResult.make(args, mode, self._native.run(argv, native, place))
         if self._observers:
             self._tell(result)
         if check:
@@ -262,8 +263,9 @@ class Session(Handle):
         argv, native = piped(args, options)
         from agentcg._call import ToolCall
 
+        place = self._place(argv, native) if self._bounded else None
         running: ToolCall[Any] = ToolCall(
-            self._native.spawn(argv, native, self._admitted(argv, native), None), args, mode, self._tell, bufsize
+            self._native.spawn(argv, native, place, None), args, mode, self._tell, bufsize
         )
         return running
 
@@ -329,9 +331,9 @@ class Session(Handle):
         """End the session; doing so again does nothing."""
         self._native.close()
 
-    def _admitted(self, argv: list[str], native: dict[str, object]) -> _native.Place | None:
+    def _place(self, argv: list[str], native: dict[str, object]) -> _native.Place | None:
         """Wait in the queue, where there is one; signal handlers run meanwhile."""
-        place = self._native.enqueue(argv, native) if self._bounded else None
+        place = self._native.enqueue(argv, native)
         if place is not None:
             from agentcg._wait import wait
 

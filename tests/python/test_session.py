@@ -127,3 +127,20 @@ def test_priority_is_a_weight(runtime: agentcg.Runtime) -> None:
         assert (high.path / "cpu.weight").read_text() == "150\n"
         assert (low.path / "cpu.weight").read_text() == "7\n"
         assert (low.path / "cpu.max").read_text() == "150000 100000\n"
+
+
+def test_what_never_fits_is_refused(runtime: agentcg.Runtime) -> None:
+    with pytest.raises(TypeError):
+        runtime.session("a", capacity={"threads": 1})  # type: ignore[arg-type]
+    with pytest.raises(agentcg.LimitError):
+        runtime.session("a", capacity={"memory": "much"})
+    with runtime.session("a", capacity={"memory": "1G", "cpus": 2.0, "calls": None}) as session:
+        assert session.run(["true"]).success
+        if not MEMORY:
+            with pytest.raises(agentcg.UnsupportedError):
+                session.run(["true"], memory_max="2G")
+            return
+        found = session.run(["true"], memory_max="2G")
+        assert found.verdict is agentcg.Verdict.SPAWN_FAILED
+        assert found.error is not None
+        assert "the call needs 2 GiB of memory" in found.error

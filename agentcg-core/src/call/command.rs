@@ -1,5 +1,6 @@
 //! [`Command`]: one tool call before it is started.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -140,14 +141,14 @@ impl Session {
 
 impl Command<'_> {
     /// Adds an argument.
-    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
-        self.args.push(arg.as_ref().to_owned());
+    pub fn arg(&mut self, arg: impl Into<OsString>) -> &mut Self {
+        self.args.push(arg.into());
         self
     }
 
     /// Adds arguments.
-    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
-        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> &mut Self {
+        self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
@@ -165,15 +166,15 @@ impl Command<'_> {
     }
 
     /// Sets an environment variable.
-    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
-        self.env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+    pub fn env(&mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> &mut Self {
+        self.env.insert(key.into(), Some(value.into()));
         self
     }
 
     /// Sets environment variables.
     pub fn envs(
         &mut self,
-        vars: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+        vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     ) -> &mut Self {
         for (key, value) in vars {
             self.env(key, value);
@@ -730,21 +731,24 @@ impl Command<'_> {
         words.map(|w| w.to_string_lossy().into_owned()).collect()
     }
 
-    fn environment(&self, plan: &Plan, cpus: usize) -> BTreeMap<OsString, OsString> {
-        let mut env: BTreeMap<OsString, OsString> =
-            if self.env_clear { BTreeMap::new() } else { std::env::vars_os().collect() };
+    fn environment<'c>(&'c self, plan: &'c Plan, cpus: usize) -> BTreeMap<Text<'c>, Text<'c>> {
+        let mut env = BTreeMap::new();
+        if !self.env_clear {
+            env.extend(std::env::vars_os().map(|(k, v)| (Text::Owned(k), Text::Owned(v))));
+        }
         for (key, value) in &self.env {
             match value {
-                Some(value) => env.insert(key.clone(), value.clone()),
-                None => env.remove(key),
+                Some(value) => env.insert(key.into(), value.into()),
+                None => env.remove(key.as_os_str()),
             };
         }
-        env.insert("AGENTCG_SESSION".into(), self.session.name().into());
-        env.insert("AGENTCG_CALL".into(), (&plan.call).into());
+        let text = |text: &'c str| Text::Borrowed(OsStr::new(text));
+        env.insert(text("AGENTCG_SESSION"), text(self.session.name()));
+        env.insert(text("AGENTCG_CALL"), text(&plan.call));
         if self.budget {
             let limits = plan.limits.over(&self.session.config().limits);
             for (name, value) in budget(&limits, cpus, &|name| env.contains_key(OsStr::new(name))) {
-                env.insert(name.into(), value.into());
+                env.insert(Text::Owned(name.into()), Text::Owned(value.into()));
             }
         }
         env
@@ -756,16 +760,19 @@ impl Command<'_> {
         for arg in &self.args {
             argv.push(c_string(arg, "argument")?);
         }
-        let path = env.get(OsStr::new("PATH")).map_or(OsStr::new("/usr/bin:/bin"), |p| p);
-        let programs = programs(&self.program, path)?;
+        let path = env.get(OsStr::new("PATH")).map(AsRef::as_ref);
+        let programs = programs(&self.program, path.unwrap_or(OsStr::new("/usr/bin:/bin")))?;
         let mut envp = Vec::with_capacity(env.len());
-        for (mut variable, value) in env {
-            if variable.is_empty() || variable.as_bytes().contains(&b'=') {
-                return Err(Error::invalid("environment variable", variable, "a name has no ="));
+        for (name, value) in env {
+            if name.is_empty() || name.as_bytes().contains(&b'=') {
+                return Err(Error::invalid("environment variable", name, "a name has no ="));
             }
-            variable.push("=");
-            variable.push(value);
-            envp.push(c_string(variable, "variable")?);
+            // With the NUL at the end: there are many variables, and each is made in one piece.
+            let mut variable = Vec::with_capacity(name.len() + value.len() + 2);
+            for part in [name.as_bytes(), b"=", value.as_bytes()] {
+                variable.extend_from_slice(part);
+            }
+            envp.push(c_string(OsString::from_vec(variable), "variable")?);
         }
         Ok(Launch {
             programs,
@@ -812,6 +819,8 @@ impl Command<'_> {
         }
     }
 }
+
+type Text<'a> = Cow<'a, OsStr>;
 
 /// A call whose process was made, or could not be.
 enum Started {

@@ -1,6 +1,7 @@
 //! Tool calls: how they are started, watched and ended.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -149,6 +150,13 @@ fn as_std_process() -> Result<()> {
     let outcome = place.sh("cut -d ' ' -f 6 /proc/$$/stat; echo $$").new_session(true).output()?;
     let words: Vec<_> = text(&outcome).split_whitespace().map(str::to_owned).collect();
     ensure!(words[0] == words[1], "{outcome:?}");
+    let outcome = place.sh("cut -d ' ' -f 5 /proc/$$/stat; echo $$").process_group(0).output()?;
+    let words: Vec<_> = text(&outcome).split_whitespace().map(str::to_owned).collect();
+    ensure!(words[0] == words[1], "{outcome:?}");
+    let file = tempfile::tempfile()?;
+    let there = format!("[ -e /proc/self/fd/{} ]", file.as_raw_fd());
+    exited(&place.sh(&there).output()?, 1)?;
+    exited(&place.sh(&there).pass_fds([file.as_raw_fd()]).output()?, 0)?;
     place.close()
 }
 
@@ -556,7 +564,8 @@ fn history() -> Result<()> {
     let history = agentcg_core::History::open(dir.path().join("history.json"))?;
     let eat = |mib: u32| {
         let mut command = place.session().command("python3");
-        command.args(["-c", &format!("a = b'x' * ({mib} << 20)")]).history(history.clone());
+        let program = format!("print('begun', flush=True); a = b'x' * ({mib} << 20)");
+        command.args(["-c", &program]).history(history.clone());
         command
     };
     let first = eat(30).output()?;
@@ -566,9 +575,21 @@ fn history() -> Result<()> {
     // Twice what it took is not enough now, and four times is.
     let proposed = proposed.context("proposal")?;
     let more = (proposed >> 20) as u32 * 3 / 2;
-    let outcome = eat(more).hint("memory:auto".parse()?).output()?;
+    let mut file = tempfile::tempfile()?;
+    let mut command = eat(more);
+    let outcome = command.hint("memory:auto".parse()?).stdout(file.try_clone()?).output()?;
     exited(&outcome, 0)?;
     ensure!(outcome.retries.len() == 1, "{outcome:?}");
+    // Who spawns is told the same.
+    let mut spawned = eat(more);
+    ensure!(spawned.stdin(Stdio::Null).again(&outcome.retries[0]).is_none());
+    ensure!(spawned.retry(true).again(&outcome.retries[0]) == Some(2 * proposed));
+    ensure!(spawned.again(&outcome).is_none());
+    // Both wrote to the file that was given.
+    let mut written = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut written)?;
+    ensure!(written == "begun\nbegun\n", "{written}");
     ensure!(outcome.retries[0].verdict == Verdict::OomKilled, "{outcome:?}");
     ensure!(outcome.retries[0].limits.memory_max == Some(Limit::Value(proposed)));
     ensure!(outcome.limits.memory_max == Some(Limit::Value(2 * proposed)));
@@ -619,6 +640,17 @@ fn admission() -> Result<()> {
         ensure!(second.queued >= Duration::from_millis(50), "{second:?}");
         Ok(())
     })?;
+    // The same for an event loop.
+    let held = place.session().command("sleep").arg("1000").spawn()?;
+    let mut command = place.sh("exit 5");
+    let in_queue = command.enqueue()?.context("a queue")?;
+    let ready = in_queue.ready_fd()?;
+    let readable = || rustix::io::read(&*ready, &mut [0; 8]).is_ok();
+    ensure!(!readable());
+    held.kill();
+    eventually("there is room", || Ok(readable()))?;
+    exited(&command.at(in_queue).output()?, 5)?;
+    ensure!(held.wait()?.verdict == Verdict::Cancelled);
     place.close()
 }
 
