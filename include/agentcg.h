@@ -231,6 +231,38 @@ typedef enum {
 } agentcg_memory_backend_t;
 
 /**
+ * On which side of the protection a cgroup is.
+ */
+typedef enum {
+  /**
+   * Protected while it stalls.
+   */
+  AGENTCG_MEMORY_HIGH = 0,
+  /**
+   * Held back while a high one stalls.
+   */
+  AGENTCG_MEMORY_LOW = 1,
+} agentcg_memory_role_t;
+
+/**
+ * What is done about a cgroup that stands still above its `memory.high`.
+ */
+typedef enum {
+  /**
+   * Only tell: in the statistics and the log.
+   */
+  AGENTCG_STUCK_REPORT = 0,
+  /**
+   * Freeze it until the protection ends or someone thaws it.
+   */
+  AGENTCG_STUCK_FREEZE = 1,
+  /**
+   * Set its `memory.high` to `max` until the protection ends; its `memory.max` holds then.
+   */
+  AGENTCG_STUCK_LIFT = 2,
+} agentcg_stuck_action_t;
+
+/**
  * Whose events are delivered. A process is tracked when its command, pid, user, cgroup or executable
  * is named in the filter, or when its parent was tracked when it forked.
  */

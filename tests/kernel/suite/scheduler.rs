@@ -197,7 +197,8 @@ fn tiny_cpu_max() -> Result<()> {
     // With so little, 40 processes take minutes to end once the scheduler is gone.
     burn.groups[0].write("cpu.max", "max")?;
     ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
-    ensure!((0.005..0.03).contains(&got[0]), "{got:.3?}");
+    // What they ran until the limit was seen, and a turn each, is owed.
+    ensure!((0.0005..0.03).contains(&got[0]), "{got:.4?}");
     Ok(())
 }
 
