@@ -717,7 +717,8 @@ typedef struct {
    */
   uint64_t memory_high_events;
   /**
-   * Processes killed by an OOM killer (`memory.events`).
+   * Processes killed by an OOM killer, as the kernel counts them (`memory.events`): one that it chose
+   * with `memory.oom.group` most often twice.
    */
   uint64_t oom_kills;
 } agentcg_usage_t;
