@@ -94,6 +94,8 @@ static void null_is_refused(void)
 	FAILS(agentcg_scheduler_stats_json(NULL, &json), INVALID_INPUT, "scheduler is NULL");
 	FAILS(agentcg_attach_memcg_ops(NULL, NULL, &memory), INVALID_INPUT, "runtime is NULL");
 	FAILS(agentcg_memory_stats_json(NULL, &json), INVALID_INPUT, "memory is NULL");
+	FAILS(agentcg_memory_add(NULL, "/", AGENTCG_MEMORY_LOW), INVALID_INPUT, "memory is NULL");
+	FAILS(agentcg_memory_remove(NULL, NULL), INVALID_INPUT, "memory is NULL");
 	FAILS(agentcg_subscribe(NULL, NULL, &events), INVALID_INPUT, "runtime is NULL");
 	FAILS(agentcg_events_next(NULL, 0, &event), INVALID_INPUT, "events is NULL");
 	FAILS(agentcg_events_json(NULL, &json), INVALID_INPUT, "events is NULL");
