@@ -24,4 +24,5 @@ fn main() {
         println!("cargo:rerun-if-changed={}", file(".h"));
     }
     println!("cargo:rerun-if-changed=bpf/shares.h");
+    println!("cargo:rerun-if-changed=bpf/types.h");
 }

@@ -3,12 +3,7 @@
 #ifndef AGENTCG_MEMORY_H
 #define AGENTCG_MEMORY_H
 
-#ifndef __VMLINUX_H__
-typedef unsigned char u8;
-typedef int s32;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-#endif
+#include "types.h"
 
 enum memory_limits {
 	MAX_MEMORY_SESSIONS = 4096,

@@ -3,11 +3,9 @@
 #ifndef AGENTCG_SCHEDULER_H
 #define AGENTCG_SCHEDULER_H
 
+#include "types.h"
+
 #ifndef __VMLINUX_H__
-typedef int s32;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long s64;
 struct bpf_spin_lock {
 	u32 val;
 };

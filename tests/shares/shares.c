@@ -2,8 +2,7 @@
 /* What shares.h has, with names for Rust. */
 #include <stdbool.h>
 
-typedef unsigned long long u64;
-typedef long long s64;
+#include "types.h"
 
 #include "shares.h"
 
