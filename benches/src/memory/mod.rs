@@ -217,19 +217,9 @@ const LOW: u64 = 350 * MB;
 
 fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
     let time = Duration::from_secs(seconds);
-    let alone = {
-        let place = Place::new(1, 0, None)?;
-        let mut high = Worker::start(&place.high[0], &format!("loop:{HIGH}"))?;
-        high.go();
-        touched(&high, time)?;
-        let rate = Rate::begin(&high)?;
-        std::thread::sleep(time / 2);
-        rate.end(&high)?
-    };
-    println!("\nhigh alone: {alone:.0} MB/s");
     println!(
-        "{:<24} {:>10} {:>8} {:>10} {:>12} {:>6}",
-        "policy", "high MB/s", "of alone", "low MB/s", "low 1st pass", "killed"
+        "\n{:<24} {:>10} {:>10} {:>8} {:>10} {:>12} {:>6}",
+        "policy", "high alone", "high MB/s", "of alone", "low MB/s", "low 1st pass", "killed"
     );
     for policy in policies {
         let place = Place::new(1, 1, None)?;
@@ -238,6 +228,10 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
         let force = place.force(*policy, HIGH * 6 / 5)?;
         high.go();
         touched(&high, time)?;
+        // Right before, for the host's other work changes from minute to minute.
+        let alone = Rate::begin(&high)?;
+        std::thread::sleep(time / 4);
+        let alone = alone.end(&high)?;
         low.go();
         let (h, l) = (Rate::begin(&high)?, Rate::begin(&low)?);
         std::thread::sleep(time);
@@ -248,7 +242,7 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
         };
         let killed = Place::oom_kills(&place.high)? + Place::oom_kills(&place.low)?;
         println!(
-            "{:<24} {h:>10.0} {:>7.0}% {l:>10.0} {first:>12} {killed:>6}  {}",
+            "{:<24} {alone:>10.0} {h:>10.0} {:>7.0}% {l:>10.0} {first:>12} {killed:>6}  {}",
             policy.name(),
             h / alone * 100.0,
             force.detail()
