@@ -725,7 +725,7 @@ fn memory_at_the_call() -> Vec<Row> {
         killed(Row::new("memory_of_a_child_takes_all", LIMITS, OomKilled, Signal(9), |s| {
             Ok(s.sh("$W worker=eat:64; exit 0").limits(memory(32)).output()?)
         }))
-        .says(&["with it", "memory:64M"]),
+        .says(&["other process", "memory:64M"]),
         killed(Row::new("memory_in_a_pipeline", LIMITS, OomKilled, Status(0), |s| {
             let mut command = s.sh("$W worker=eat:64 | cat; exit 0");
             Ok(command.limits(memory(32)).oom_group(false).output()?)
