@@ -65,7 +65,7 @@ char _license[] SEC("license") = "GPL";
 #define SIGKILL_BIT (1ULL << 8)
 
 const volatile struct sched_config cfg = {
-    .slice_ns = 3000000,
+    .slice_ns = 5000000,
 };
 struct sched_stats stats = {};
 u64 vtime_now;

@@ -29,7 +29,7 @@ pub enum agentcg_scheduler_scope_t {
 pub struct agentcg_scheduler_options_t {
     /// The size of the struct; `agentcg_scheduler_options_init` sets it.
     pub size: usize,
-    /// How long a task runs before others are looked at: 100 to 1000000 µs, default 3000.
+    /// How long a task runs before others are looked at: 100 to 1000000 µs, default 5000.
     pub slice_us: u64,
     /// An `agentcg_scheduler_scope_t`.
     pub scope: u32,
@@ -42,7 +42,7 @@ unsafe impl Options for agentcg_scheduler_options_t {
     /// The numbers are those of [`SchedulerConfig::default`]; a test compares them.
     const DEFAULTS: Self = Self {
         size: size_of::<Self>(),
-        slice_us: 3000,
+        slice_us: 5000,
         scope: agentcg_scheduler_scope_t::AGENTCG_SCHEDULER_ALL as u32,
     };
 }
@@ -77,7 +77,7 @@ impl Logged for agentcg_scheduler_t {
     }
 }
 
-/// Fills in the defaults: a slice of 3 ms, all tasks. `size` is `sizeof` the struct. NULL is
+/// Fills in the defaults: a slice of 5 ms, all tasks. `size` is `sizeof` the struct. NULL is
 /// ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn agentcg_scheduler_options_init(

@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(short, long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     interval: u64,
     /// How long a task runs before others are looked at, in µs
-    #[arg(short, long, value_name = "SLICE_US", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    #[arg(short, long, value_name = "SLICE_US", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     slice: u64,
     /// Schedule every normal task, or only those of agentcg's sessions
     #[arg(long, value_enum, default_value = "all")]

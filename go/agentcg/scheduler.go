@@ -20,7 +20,7 @@ const (
 
 // SchedulerConfig is how to schedule. Its zero value is the default.
 type SchedulerConfig struct {
-	Slice time.Duration // how long a task runs before others are looked at, 100 µs to 1 s; 0: 3 ms
+	Slice time.Duration // how long a task runs before others are looked at, 100 µs to 1 s; 0: 5 ms
 	Scope SchedulerScope
 }
 

@@ -106,7 +106,7 @@ class Runtime(Handle):
         """
         self._observers.append(observer)
 
-    def start_scheduler(self, slice_us: int = 3000, scope: Literal["all", "agents"] = "all") -> Scheduler:
+    def start_scheduler(self, slice_us: int = 5000, scope: Literal["all", "agents"] = "all") -> Scheduler:
         """Attach a CPU scheduler that shares the CPU by ``cpu.weight``; needs root and a kernel with sched_ext.
 
         ``slice_us`` is how long a task runs before others are looked at, 100 to 1000000. Scope ``agents``: only

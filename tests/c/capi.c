@@ -78,7 +78,7 @@ static void scheduler(agentcg_runtime_t *runtime)
 	char *json;
 
 	agentcg_scheduler_options_init(&options, sizeof(options));
-	CHECK(options.slice_us == 3000 && options.scope == AGENTCG_SCHEDULER_ALL);
+	CHECK(options.slice_us == 5000 && options.scope == AGENTCG_SCHEDULER_ALL);
 	options.slice_us = 1;
 	FAILS(agentcg_start_scheduler(runtime, &options, &scheduler), INVALID_INPUT, "slice");
 	if (!supported("sched_ext")) {

@@ -46,7 +46,7 @@ pub enum SchedulerScope {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SchedulerConfig {
-    /// How long a task runs before others are looked at; 100 µs to 1 s, default 3 ms. The timer
+    /// How long a task runs before others are looked at; 100 µs to 1 s, default 5 ms. The timer
     /// tick (4 ms at HZ=250) bounds it from below.
     pub slice: Duration,
     /// Which tasks; default all.
@@ -55,7 +55,7 @@ pub struct SchedulerConfig {
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self { slice: Duration::from_millis(3), scope: SchedulerScope::All }
+        Self { slice: Duration::from_millis(5), scope: SchedulerScope::All }
     }
 }
 
