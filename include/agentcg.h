@@ -1190,7 +1190,7 @@ typedef struct {
    */
   size_t size;
   /**
-   * How long a task runs before others are looked at: 100 to 1000000 µs, default 3000.
+   * How long a task runs before others are looked at: 100 to 1000000 µs, default 5000.
    */
   uint64_t slice_us;
   /**
@@ -1782,7 +1782,7 @@ agentcg_error_t *agentcg_move_pid(const agentcg_runtime_t *runtime,
                                   const agentcg_session_t *session);
 
 /**
- * Fills in the defaults: a slice of 3 ms, all tasks. `size` is `sizeof` the struct. NULL is
+ * Fills in the defaults: a slice of 5 ms, all tasks. `size` is `sizeof` the struct. NULL is
  * ignored.
  */
 void agentcg_scheduler_options_init(agentcg_scheduler_options_t *options, size_t size);

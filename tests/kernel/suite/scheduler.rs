@@ -500,7 +500,7 @@ fn idle() -> Result<()> {
 /// No CPU idles while somebody waits who may run there.
 fn conserving() -> Result<()> {
     let place = TestCgroup::new()?;
-    let groups = vec![weighted(&place, "a", 1)?, weighted(&place, "b", 10_000)?];
+    let groups = vec![weighted(&place, "a", 10)?, weighted(&place, "b", 1000)?];
     let _scheduler = attach_default()?;
     let burn = Burn::start(groups, 2)?;
     // Three on CPU 0, of which the heavy ones want it most; the fourth has the other for itself.
