@@ -229,6 +229,7 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
         high.go();
         touched(&high, time)?;
         // Right before, for the host's other work changes from minute to minute.
+        std::thread::sleep(time / 8);
         let alone = Rate::begin(&high)?;
         std::thread::sleep(time / 4);
         let alone = alone.end(&high)?;

@@ -101,6 +101,9 @@ impl Drop for Worker {
 /// The process itself: `loop:BYTES`, `hold:BYTES`, `touch:BYTES`, `replay:SECONDS:TRACE` or
 /// `bursts:SEED:COUNT:MIB`.
 pub fn work(job: &str, record: &Path) -> Result<()> {
+    // Who has huge pages first keeps them and stalls no more: chance would decide.
+    // SAFETY: changes this process only.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     let record = Record { file: File::options().write(true).open(record)? };
     std::io::stdout().write_all(b"r")?;
     std::io::stdout().flush()?;
