@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/vm"))
 import kernels
 from archive import Archive
 from cache import cache_dir, locked, publishing
+from memcg import PACKAGE, SERIES, SUITE
 
-SERIES = "7.3"
 PARTS = ("tools", "include", "scripts", "kernel/bpf", "arch/x86")
 
 
@@ -35,9 +35,8 @@ def program() -> Path:
 def _build(draft: Path) -> None:
     tree = draft / "tree"
     tree.mkdir()
-    package = f"linux-source-{SERIES}"
-    Archive("trixie-backports").unpack(package, draft)
-    source = draft / f"usr/src/{package}.tar.xz"
+    Archive(SUITE).unpack(PACKAGE, draft)
+    source = draft / f"usr/src/{PACKAGE}.tar.xz"
     parts = [f"*/{part}/*" for part in PARTS]
     subprocess.run(["tar", "-xf", source, "-C", tree, "--strip-components=1", "--wildcards", *parts], check=True)
     tools = tree / "tools/sched_ext"
