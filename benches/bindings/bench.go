@@ -19,12 +19,17 @@ func check(err error) {
 	}
 }
 
-func calls(session *agentcg.Session, n int) {
+func calls(session *agentcg.Session, spawn bool, n int) {
 	times := make([]time.Duration, n)
 	for i := range times {
 		since := time.Now()
 		command := session.Command(context.Background(), "/bin/true")
-		check(command.Run())
+		if spawn {
+			check(command.Start())
+			check(command.Wait())
+		} else {
+			check(command.Run())
+		}
 		times[i] = time.Since(since)
 	}
 	sort.Slice(times, func(i, j int) bool { return times[i] < times[j] })
@@ -78,11 +83,10 @@ func main() {
 		case line == "read":
 			read(stream)
 		default:
-			// Run is Start and Wait: there is nothing else for `run`.
 			var what string
 			_, err := fmt.Sscanf(line, "%s %d", &what, &n)
 			check(err)
-			calls(session, n)
+			calls(session, what == "spawn", n)
 		}
 	}
 }

@@ -13,14 +13,15 @@ use crate::events::{own_filter, storm};
 /// Calls of one way in a round, of which the median counts. Few, so that what else the machine does
 /// meets all ways alike.
 const BLOCK: u32 = 5;
-/// What takes turns: the program, what it is told, and the way that its time is held against. Go's Run
-/// is a start and a wait.
-const WAYS: [(&str, usize, &str, usize); 5] = [
+/// What takes turns: the program, what it is told, and the way that its time is held against.
+const WAYS: [(&str, usize, &str, usize); 7] = [
     ("Rust, status", 0, "run", 0),
     ("C, run", 1, "run", 0),
-    ("Rust, spawn + wait", 0, "spawn", 2),
-    ("C, spawn + wait", 1, "spawn", 2),
-    ("Go, Run", 2, "run", 2),
+    ("Go, Run", 2, "run", 0),
+    ("Rust, spawn + wait", 0, "spawn", 3),
+    ("C, spawn + wait", 1, "spawn", 3),
+    ("Go, Start + Wait", 2, "spawn", 3),
+    ("std::process, no cgroup", 0, "std", 0),
 ];
 
 /// A program that does what it is told, line by line: this one in Rust, those of `benches/bindings` in C
@@ -74,6 +75,7 @@ pub fn serve(root: PathBuf) -> Result<()> {
     for line in std::io::stdin().lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
+            ("std", n) => println!("{}", processes(n.parse()?)?),
             ("run", n) => println!("{}", calls(&session, n.parse()?, false)?),
             ("spawn", n) => println!("{}", calls(&session, n.parse()?, true)?),
             ("open", _) => {
@@ -92,6 +94,19 @@ pub fn serve(root: PathBuf) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a process costs that is no call: the median, ns.
+fn processes(n: u32) -> Result<u64> {
+    let mut times = Vec::new();
+    for _ in 0..n {
+        let since = Instant::now();
+        let mut command = Command::new("/bin/true");
+        command.stdin(StdStdio::null()).stdout(StdStdio::null()).stderr(StdStdio::null());
+        ensure!(command.status()?.success());
+        times.push(since.elapsed().as_nanos() as u64);
+    }
+    Ok(median(&mut times))
 }
 
 /// The median, ns.

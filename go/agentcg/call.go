@@ -22,6 +22,9 @@ import (
 // own. It is shaped like exec.Cmd, with limits, and an Outcome at the end. One goroutine may use it,
 // but for Cancel, Kill, Signal, Freeze, Thaw and Usage, which any may at any time. It can be run once.
 //
+// Run, Output and CombinedOutput take a thread until the call is over, as those of os/exec do, and only
+// Kill works meanwhile. Start and Wait are for the rest, and for many calls at a time: they take none.
+//
 // When the main process has ended, what it has left behind is killed with the call.
 type Cmd struct {
 	Path string   // the program; without a slash it is looked for in the PATH that the call has
@@ -57,18 +60,16 @@ type Cmd struct {
 	Retry        Retry                  // of Run, Output and CombinedOutput
 	OOMScoreAdj  *int                   // nil: ours plus 500
 
-	Pid     int      // of the main process, once it is started
+	Pid     int      // of the main process, once Start has started it
 	Outcome *Outcome // once it is over
 
-	session *Session
-	ctx     context.Context
-	call    atomic.Pointer[call]
-	started bool
-	waited  bool
+	session   *Session
+	ctx       context.Context
+	canceller atomic.Pointer[canceller]
+	call      atomic.Pointer[call] // not while Run has it
+	started   bool
+	waited    bool
 	pipes
-
-	retriable bool                 // what the OOM killer ended may be tried once more
-	first     *C.agentcg_outcome_t // of a call that was
 }
 
 // Retry says whether Run, Output and CombinedOutput run a call once more, with twice the memory, that
@@ -144,32 +145,31 @@ func (e *ExitError) Unwrap() error {
 
 // Run starts the call and waits for its end. The error is nil when its verdict is Completed.
 func (c *Cmd) Run() error {
-	fresh := c.pipes
-	c.retriable = c.Stdin == nil && len(fresh.theirs) == 0
-	if err := c.Start(); err != nil {
-		return err
+	again := c.Retry
+	if c.Stdin != nil || len(c.theirs) > 0 {
+		again = RetryNever // the first one may have read it
 	}
-	err := c.Wait()
-	first := c.first
-	if first == nil {
-		return err
+	err := c.begin(func(s *C.agentcg_session_t, argv **C.char, options *C.agentcg_call_options_t) error {
+		options.retry = C.uint32_t(again)
+		c.copy()
+		var outcome *C.agentcg_outcome_t
+		if err := check(C.agentcg_session_run(s, argv, options, &outcome)); err != nil {
+			return err
+		}
+		defer C.agentcg_outcome_free(outcome)
+		c.Outcome = outcomeOf(outcome)
+		return nil
+	})
+	failed := c.copied()
+	c.canceller.Load().close()
+	if err == nil {
+		err = c.exitError()
 	}
-	defer func() {
-		c.first = nil
-		C.agentcg_outcome_free(first)
-	}()
-	c.pipes, c.started, c.waited, c.retriable = fresh, false, false, false
-	switch again := c.Start(); again {
-	case nil:
-		return c.Wait()
-	case errNotAgain:
-		return err
-	default:
-		return again
+	if err == nil {
+		err = failed
 	}
+	return err
 }
-
-var errNotAgain = errors.New("agentcg: the call is not to be tried again")
 
 // Output runs the call and gives its standard output. When Stderr is nil, an ExitError has its
 // standard error. Of more than CaptureLimit the head and the tail are kept.
@@ -209,70 +209,64 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 // SpawnFailed, and errors.Is finds the reason, as os.ErrNotExist. After an error there is nothing to
 // wait for.
 func (c *Cmd) Start() error {
-	if c.started {
-		return errors.New("agentcg: the call has been started already")
-	}
-	err := c.connect()
-	c.started = true
-	if err == nil && c.ctx != nil {
-		err = c.ctx.Err()
-	}
-	var started *call
-	if err == nil {
-		started, err = c.spawn()
-	}
-	closeAll(c.theirs)
-	goruntime.KeepAlive(c.Stdin)
-	goruntime.KeepAlive(c.Stdout)
-	goruntime.KeepAlive(c.Stderr)
-	if err == nil && started.pid < 0 {
+	started := &call{}
+	err := c.begin(func(s *C.agentcg_session_t, argv **C.char, options *C.agentcg_call_options_t) error {
+		var spawned *C.agentcg_call_t
+		if err := check(C.agentcg_session_spawn(s, argv, options, &spawned)); err != nil {
+			return err
+		}
+		return started.open(spawned, c.session.h.log)
+	})
+	started.canceller = c.canceller.Load()
+	if err != nil {
+		started.close()
+	} else if started.pid < 0 {
 		err = c.end(started)
 	}
 	if err != nil {
 		closeAll(c.ours)
 		return err
 	}
+	goruntime.SetFinalizer(started, (*call).close)
+	c.call.Store(started)
 	c.Pid = started.pid
 	c.copy()
 	return nil
 }
 
-func (c *Cmd) spawn() (*call, error) {
+// begin has the library start the call, which alone has its ends of the pipes then.
+func (c *Cmd) begin(start func(*C.agentcg_session_t, **C.char, *C.agentcg_call_options_t) error) error {
+	if c.started {
+		return errors.New("agentcg: the call has been started already")
+	}
+	err := c.connect()
+	c.started = true
+	defer func() {
+		closeAll(c.theirs)
+		goruntime.KeepAlive(c.Stdin)
+		goruntime.KeepAlive(c.Stdout)
+		goruntime.KeepAlive(c.Stderr)
+	}()
+	if err == nil && c.ctx != nil {
+		err = c.ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
 	var a arena
 	defer a.free()
 	options, err := c.options(&a)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	argv := a.list(append([]string{c.Path}, c.Args[min(1, len(c.Args)):]...))
 	if a.err != nil {
-		return nil, a.err
+		return a.err
 	}
-	started := &call{canceller: newCanceller(c.ctx)}
-	options.canceller = started.canceller.c
-	err = c.session.starting(started.canceller, func(s *C.agentcg_session_t) error {
-		var spawned *C.agentcg_call_t
-		var err error
-		if c.first == nil {
-			err = check(C.agentcg_session_spawn(s, argv, options, &spawned))
-		} else {
-			err = check(C.agentcg_session_respawn(s, argv, options, c.first, &spawned))
-		}
-		if err != nil {
-			return err
-		}
-		if spawned == nil {
-			return errNotAgain
-		}
-		return started.open(spawned, c.session.h.log)
-	})
-	if err != nil {
-		started.close()
-		return nil, err
-	}
-	goruntime.SetFinalizer(started, (*call).close)
-	c.call.Store(started)
-	return started, nil
+	canceller := newCanceller(c.ctx)
+	c.canceller.Store(canceller)
+	options.canceller = canceller.c
+	return c.session.starting(canceller, func(s *C.agentcg_session_t) error { return start(s, argv, options) })
 }
 
 func (c *Cmd) options(a *arena) (*C.agentcg_call_options_t, error) {
@@ -329,7 +323,6 @@ func (c *Cmd) options(a *arena) (*C.agentcg_call_options_t, error) {
 	if c.Umask != nil {
 		o.umask = C.uint32_t(*c.Umask)
 	}
-	o.retry = C.uint32_t(c.Retry)
 	o.rlimits, o.nr_rlimits = rlimits(a, c.Rlimits)
 	var err error
 	if o.fds, o.nr_fds, err = descriptors(a, c.ExtraFiles); err != nil {
@@ -362,13 +355,7 @@ func (c *Cmd) Wait() error {
 // end waits for the end of the call itself.
 func (c *Cmd) end(started *call) error {
 	c.waited = true
-	err := started.wait(func(outcome *C.agentcg_outcome_t) bool {
-		c.Outcome = outcomeOf(outcome)
-		if c.retriable && c.Outcome.Verdict == OOMKilled {
-			c.first = outcome
-		}
-		return c.first == nil
-	})
+	err := started.wait(func(outcome *C.agentcg_outcome_t) { c.Outcome = outcomeOf(outcome) })
 	started.close()
 	if err != nil {
 		return err
@@ -402,6 +389,9 @@ func (c *Cmd) Cancel() error {
 
 // Kill kills all processes of the call at once.
 func (c *Cmd) Kill() error {
+	if canceller := c.canceller.Load(); canceller != nil && c.call.Load() == nil {
+		return canceller.cancel()
+	}
 	return c.control(func(call *C.agentcg_call_t) *C.agentcg_error_t { return C.agentcg_call_kill(call) })
 }
 

@@ -38,8 +38,8 @@ func (c *call) with(f func(*C.agentcg_call_t) error) error {
 	return c.h.with(func(c unsafe.Pointer) error { return f((*C.agentcg_call_t)(c)) })
 }
 
-// wait waits for the outcome, which is freed then, unless it is taken.
-func (c *call) wait(see func(*C.agentcg_outcome_t) (free bool)) error {
+// wait waits for the outcome, which is freed then.
+func (c *call) wait(see func(*C.agentcg_outcome_t)) error {
 	conn, err := c.ready.SyscallConn()
 	if err != nil {
 		return err
@@ -50,7 +50,8 @@ func (c *call) wait(see func(*C.agentcg_outcome_t) (free bool)) error {
 		failed = c.with(func(c *C.agentcg_call_t) error {
 			return check(C.agentcg_call_wait(c, 0, &outcome))
 		})
-		if outcome != nil && see(outcome) {
+		if outcome != nil {
+			see(outcome)
 			C.agentcg_outcome_free(outcome)
 		}
 		return outcome != nil || failed != nil
@@ -84,7 +85,8 @@ func newCanceller(ctx context.Context) *canceller {
 		go func() {
 			select {
 			case <-ctx.Done():
-				c.cancel()
+				// The call is over, or its timeout and the end of the session are still there.
+				_ = c.cancel()
 			case <-c.over:
 			}
 		}()
@@ -92,16 +94,20 @@ func newCanceller(ctx context.Context) *canceller {
 	return c
 }
 
-func (c *canceller) cancel() {
+func (c *canceller) cancel() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.c != nil {
-		// The call is over, or its timeout and the end of the session are still there.
-		_ = check(C.agentcg_canceller_cancel(c.c))
+	if c.c == nil {
+		return errClosed
 	}
+	return check(C.agentcg_canceller_cancel(c.c))
 }
 
+// close is fine for none, too.
 func (c *canceller) close() {
+	if c == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.c != nil {
