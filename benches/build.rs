@@ -1,9 +1,12 @@
-//! Compiles the BPF program of a policy that memory protection is compared with.
+//! Compiles the BPF program of a policy that memory protection is compared with, and what a call is
+//! compared with.
 
 use std::env;
 use std::path::PathBuf;
 
 fn main() {
+    println!("cargo::rerun-if-changed=src/floor.c");
+    cc::Build::new().file("src/floor.c").std("gnu99").warnings_into_errors(true).compile("floor");
     let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("bpf/fixed.bpf.c");
     scx_cargo::BpfBuilder::new()
         .and_then(|mut b| {

@@ -1,5 +1,8 @@
 //! What a tool call costs, beside `std::process`, from a small and from a large parent.
 
+use std::ffi::{c_char, c_int};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Stdio as StdStdio;
 use std::time::{Duration, Instant};
 
@@ -46,6 +49,17 @@ fn std_process() -> Result<()> {
     Ok(())
 }
 
+/// The system calls that no tool call can do without, from C.
+fn kernel_alone(calls: &File) -> Result<()> {
+    unsafe extern "C" {
+        fn agentcg_floor(calls: c_int, name: *const c_char) -> c_int;
+    }
+    // SAFETY: an open directory and a string; one thread calls it at a time, as its stack asks.
+    let status = unsafe { agentcg_floor(calls.as_raw_fd(), c"floor".as_ptr()) };
+    ensure!(status == 0, "the kernel alone: {}", std::io::Error::from_raw_os_error(status));
+    Ok(())
+}
+
 fn call(session: &Session) -> Result<()> {
     let mut command = session.command("/bin/true");
     command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
@@ -57,6 +71,9 @@ pub fn run(rounds: u32, large_gib: usize) -> Result<()> {
     let root = mount_point()?.join(format!("agentcg-bench-{}", std::process::id()));
     let runtime = Runtime::builder().root(root).build()?;
     let session = runtime.session("bench", SessionConfig::default())?;
+    // The first call makes it.
+    call(&session)?;
+    let calls = File::open(session.path().join("calls"))?;
     println!(
         "\n/bin/true, start to end, median of {rounds}; controllers {:?}",
         runtime.controllers()
@@ -65,6 +82,7 @@ pub fn run(rounds: u32, large_gib: usize) -> Result<()> {
         rounds,
         &mut [
             ("std::process", &mut std_process),
+            ("mkdir, clone3, rmdir alone, in C", &mut || kernel_alone(&calls)),
             ("tool call", &mut || call(&session)),
             ("tool call, output captured", &mut || {
                 ensure!(session.command("/bin/true").output()?.success());
@@ -87,7 +105,7 @@ pub fn run(rounds: u32, large_gib: usize) -> Result<()> {
             rounds,
             &mut [("std::process", &mut std_process), ("tool call", &mut || call(&session))],
         )?;
-        let ratio = large[1].as_secs_f64() / small[1].as_secs_f64();
+        let ratio = large[1].as_secs_f64() / small[2].as_secs_f64();
         println!("tool call, large parent / small parent: {ratio:.2}");
     }
     Ok(())

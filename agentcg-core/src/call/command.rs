@@ -574,7 +574,7 @@ impl Command<'_> {
                         plan,
                         calls,
                         cgroup,
-                        _lock: lock,
+                        lock,
                         pidfd: child.pidfd,
                         before,
                         presence,

@@ -143,7 +143,8 @@ impl End<'_> {
 
     /// The evidence, and why an OOM kill's victim is not known.
     fn gather(&self) -> (Evidence, Option<String>) {
-        let (mut usage, mut own) = Usage::with_events(self.cgroup);
+        let (mut usage, mut own) =
+            Usage::with_events(self.cgroup, self.calls.controllers(), self.calls.sched_ext());
         usage.max_rss_bytes = self.max_rss_bytes;
         let mut levels = self.sub_cgroups(&mut own);
         let stopped =

@@ -85,8 +85,8 @@ pub(super) struct Running {
     pub plan: Plan,
     pub calls: Arc<Calls>,
     pub cgroup: Arc<Cgroup>,
-    /// Says that the call has an owner, until it is gone.
-    pub _lock: OwnedFd,
+    /// `cgroup.events`, locked: says that the call has an owner, until it is gone.
+    pub lock: OwnedFd,
     pub pidfd: OwnedFd,
     pub before: Baseline,
     pub presence: crate::session::Presence,
@@ -254,20 +254,15 @@ impl Running {
     }
 
     fn on_events(&self) -> Next {
-        let mut buf = [0; 64];
         // Reading arms the notification.
-        let read = self.end.events.as_ref().map(|fd| rustix::io::pread(fd, &mut buf, 0));
-        let empty = match read {
-            Some(Ok(n)) => buf[..n].starts_with(b"populated 0"),
-            // Removed, so empty.
-            Some(Err(Errno::NODEV)) | None => true,
-            Some(Err(_)) => false,
-        };
-        if empty { Next::Finish } else { Next::Wait }
+        match &self.end.events {
+            Some(events) if populated(events) => Next::Wait,
+            _ => Next::Finish,
+        }
     }
 
     fn populated(&self) -> bool {
-        self.cgroup.events().is_ok_and(|e| e.populated)
+        populated(&self.lock)
     }
 
     fn feed(&mut self) -> Next {
@@ -414,5 +409,15 @@ impl Running {
         poll(&mut fds, timeout.as_ref())?;
         let ready = fds.iter().position(|fd| !fd.revents().is_empty());
         Ok(ready.map(|i| watched[i].0))
+    }
+}
+
+/// What `cgroup.events` says.
+fn populated(events: &OwnedFd) -> bool {
+    let mut buf = [0; 64];
+    match rustix::io::pread(events, &mut buf, 0) {
+        Ok(n) => !buf[..n].starts_with(b"populated 0"),
+        // Else it has been removed, so it is empty.
+        Err(e) => e != Errno::NODEV,
     }
 }

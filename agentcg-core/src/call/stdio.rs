@@ -1,6 +1,7 @@
 //! Where a call's standard input comes from and its output goes to.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -46,8 +47,8 @@ impl From<std::fs::File> for Stdio {
 /// The three, opened.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
-    /// The child's ends; `None` means inherited.
-    pub theirs: [Option<OwnedFd>; 3],
+    /// The child's ends; `None` means inherited, and one may be in several places.
+    pub theirs: [Option<Arc<OwnedFd>>; 3],
     /// What becomes 3, 4, ...: numbered above all of these.
     pub extra: Vec<Option<OwnedFd>>,
     /// Standard error is a copy of standard output, also of an inherited one.
@@ -114,10 +115,17 @@ impl Opened {
         for fd in extra {
             opened.extra.push(fd.as_ref().map(|fd| copy_from(fd, first)).transpose()?);
         }
+        let mut null = None;
         for (i, how) in stdio.into_iter().enumerate() {
-            opened.theirs[i] = match (how, i) {
+            let theirs = match (how, i) {
                 (Stdio::Inherit, _) => None,
-                (Stdio::Null, _) => Some(null()?),
+                (Stdio::Null, _) => {
+                    if null.is_none() {
+                        null = Some(Arc::new(open_null()?));
+                    }
+                    opened.theirs[i] = null.clone();
+                    continue;
+                }
                 (Stdio::Fd(fd), _) => Some(above_2(fd)?),
                 (Stdio::Piped, 0) => {
                     let (read, write) = pipe()?;
@@ -151,13 +159,14 @@ impl Opened {
                     return Err(Error::invalid("stdio", how, format!("not for {which}")));
                 }
             };
+            opened.theirs[i] = theirs.map(Arc::new);
         }
         Ok(opened)
     }
 
     /// The numbers that become 0, 1 and 2.
     pub(super) fn raw(&self) -> [Option<RawFd>; 3] {
-        let mut raw = self.theirs.each_ref().map(number);
+        let mut raw = self.theirs.each_ref().map(|fd| fd.as_ref().map(|fd| fd.as_raw_fd()));
         if self.merged {
             // The child connects 1 before 2.
             raw[2] = Some(1);
@@ -168,14 +177,10 @@ impl Opened {
 
 /// The numbers of descriptors.
 pub(super) fn raw(fds: &[Option<OwnedFd>]) -> Vec<Option<RawFd>> {
-    fds.iter().map(number).collect()
+    fds.iter().map(|fd| fd.as_ref().map(AsRawFd::as_raw_fd)).collect()
 }
 
-fn number(fd: &Option<OwnedFd>) -> Option<RawFd> {
-    fd.as_ref().map(AsRawFd::as_raw_fd)
-}
-
-fn null() -> crate::Result<OwnedFd> {
+fn open_null() -> crate::Result<OwnedFd> {
     let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::os("open", "/dev/null", e))?;
     if fd.as_raw_fd() > 2 { Ok(fd) } else { above_2(&fd) }

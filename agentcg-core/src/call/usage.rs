@@ -21,8 +21,8 @@ use rustix::fs::{self, Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::cgroup::{Cgroup, CpuStat, IoStat, MemoryEvents, Pressure, pids_events};
-use crate::scheduler::attached_scheduler;
+use crate::cgroup::{Cgroup, Controller, CpuStat, IoStat, MemoryEvents, Pressure, pids_events};
+use crate::scheduler::SchedExt;
 
 /// What the kernel says that a cgroup used, its descendants included. What this kernel, or this
 /// cgroup, does not count is `None`, with the reason in [`unavailable`](Self::unavailable).
@@ -96,11 +96,11 @@ impl Usage {
     pub(crate) fn read(cgroup: &Cgroup) -> Self {
         let mut files = Files::of(cgroup);
         let mut usage = Self::default();
-        usage.read_files(&mut files);
+        usage.read_files(&mut files, &SchedExt::open());
         usage.memory_current_bytes = match files.number(c"memory.current") {
             Ok(now) => Some(now),
             Err(e) => {
-                let why = files.why("memory", c"memory.current", "5.14", e);
+                let why = files.why(Controller::Memory, c"memory.current", "5.14", e);
                 usage.unavailable.insert("memory_current_bytes", why);
                 None
             }
@@ -109,11 +109,17 @@ impl Usage {
     }
 
     /// The usage and, from files that are read for it anyway, how often limits were met.
-    pub(crate) fn with_events(cgroup: &Cgroup) -> (Self, Met) {
+    /// Only the files of these controllers are looked for.
+    pub(crate) fn with_events(
+        cgroup: &Cgroup,
+        controllers: &[Controller],
+        sched_ext: &SchedExt,
+    ) -> (Self, Met) {
         let mut files = Files::of(cgroup);
+        files.controllers = Some(controllers);
         let mut usage = Self::default();
-        let memory = usage.read_files(&mut files);
-        let refused_forks = files.parsed(c"pids.events", pids_events).ok();
+        let memory = usage.read_files(&mut files, sched_ext);
+        let refused_forks = files.of_controller(Controller::Pids, c"pids.events", pids_events).ok();
         (usage, Met { memory, refused_forks })
     }
 
@@ -135,13 +141,15 @@ impl Usage {
         self.cpu_user_us.zip(self.cpu_system_us).map(|(user, system)| user.saturating_add(system))
     }
 
-    fn read_files(&mut self, files: &mut Files<'_>) -> Option<MemoryEvents> {
-        self.read_cpu(files);
+    fn read_files(&mut self, files: &mut Files<'_>, sched_ext: &SchedExt) -> Option<MemoryEvents> {
+        self.read_cpu(files, sched_ext);
         let events = self.read_memory(files);
         self.read_io(files);
-        self.pids_peak = self.or_why("pids_peak", files.number(c"pids.peak"), |e| {
-            files.why("pids", c"pids.peak", "6.1", e)
-        });
+        self.pids_peak = self.or_why(
+            "pids_peak",
+            files.of_controller(Controller::Pids, c"pids.peak", number),
+            |e| files.why(Controller::Pids, c"pids.peak", "6.1", e),
+        );
         for (field, file, value) in [
             ("memory_stall_us", c"memory.pressure", &mut self.memory_stall_us),
             ("cpu_stall_us", c"cpu.pressure", &mut self.cpu_stall_us),
@@ -155,7 +163,7 @@ impl Usage {
         events
     }
 
-    fn read_cpu(&mut self, files: &mut Files<'_>) {
+    fn read_cpu(&mut self, files: &mut Files<'_>, sched_ext: &SchedExt) {
         match files.parsed(c"cpu.stat", CpuStat::parse) {
             Ok(cpu) => {
                 self.cpu_user_us = Some(cpu.user_usec);
@@ -164,7 +172,7 @@ impl Usage {
                 if cpu.throttled_usec.is_none() {
                     self.unavailable.insert("cpu_throttled_us", no_controller("cpu"));
                 } else if cpu.throttled_usec == Some(0)
-                    && let Some(name) = attached_scheduler()
+                    && let Some(name) = sched_ext.attached()
                 {
                     // cpu.stat counts what the kernel's own scheduler throttles.
                     self.cpu_throttled_us = None;
@@ -181,44 +189,47 @@ impl Usage {
     }
 
     fn read_memory(&mut self, files: &mut Files<'_>) -> Option<MemoryEvents> {
-        let events = match files.parsed(c"memory.events", MemoryEvents::parse) {
-            Ok(events) => events,
-            Err(e) => {
-                // Without the controller none of its files is there: no need to try them.
-                let why = files.why("memory", c"memory.events", "4.6", e);
-                for field in
-                    ["memory_peak_bytes", "swap_peak_bytes", "memory_high_events", "oom_kills"]
-                {
-                    self.unavailable.insert(field, why.clone());
+        let events =
+            match files.of_controller(Controller::Memory, c"memory.events", MemoryEvents::parse) {
+                Ok(events) => events,
+                Err(e) => {
+                    // Without the controller none of its files is there: no need to try them.
+                    let why = files.why(Controller::Memory, c"memory.events", "4.6", e);
+                    for field in
+                        ["memory_peak_bytes", "swap_peak_bytes", "memory_high_events", "oom_kills"]
+                    {
+                        self.unavailable.insert(field, why.clone());
+                    }
+                    return None;
                 }
-                return None;
-            }
-        };
+            };
         self.memory_high_events = Some(events.high);
         self.oom_kills = Some(events.oom_kill);
         self.memory_peak_bytes =
             self.or_why("memory_peak_bytes", files.number(c"memory.peak"), |e| {
-                files.why("memory", c"memory.peak", "5.19", e)
+                files.why(Controller::Memory, c"memory.peak", "5.19", e)
             });
         self.swap_peak_bytes =
             self.or_why("swap_peak_bytes", files.number(c"memory.swap.peak"), |e| {
                 if e == Errno::NOENT && !files.has(c"memory.swap.current") {
                     "the kernel does not account for swap (CONFIG_SWAP)".to_owned()
                 } else {
-                    files.why("memory", c"memory.swap.peak", "6.5", e)
+                    files.why(Controller::Memory, c"memory.swap.peak", "6.5", e)
                 }
             });
         Some(events)
     }
 
     fn read_io(&mut self, files: &mut Files<'_>) {
-        match files.parsed(c"io.stat", |text| Some(device_bytes(text, is_stacked))) {
+        match files
+            .of_controller(Controller::Io, c"io.stat", |text| Some(device_bytes(text, is_stacked)))
+        {
             Ok((read, written)) => {
                 self.io_read_bytes = Some(read);
                 self.io_write_bytes = Some(written);
             }
             Err(e) => {
-                let why = files.why("io", c"io.stat", "4.5", e);
+                let why = files.why(Controller::Io, c"io.stat", "4.5", e);
                 self.unavailable.insert("io_read_bytes", why.clone());
                 self.unavailable.insert("io_write_bytes", why);
             }
@@ -261,15 +272,22 @@ fn failed(file: &CStr, e: Errno) -> String {
     }
 }
 
+fn number(text: &str) -> Option<u64> {
+    text.trim_end().parse().ok()
+}
+
 /// The files of one cgroup, read one after the other into one buffer.
 pub(crate) struct Files<'a> {
     cgroup: &'a Cgroup,
+    /// Those that are enabled, where that is known: to find that a file is missing takes the kernel
+    /// as long as to read it.
+    controllers: Option<&'a [Controller]>,
     buf: Vec<u8>,
 }
 
 impl<'a> Files<'a> {
     pub(crate) fn of(cgroup: &'a Cgroup) -> Self {
-        Self { cgroup, buf: vec![0; 4096] }
+        Self { cgroup, controllers: None, buf: vec![0; 4096] }
     }
 
     /// What `parse` makes of the file's content; `EIO` when it makes nothing of it.
@@ -294,7 +312,21 @@ impl<'a> Files<'a> {
     }
 
     pub(crate) fn number(&mut self, file: &CStr) -> Result<u64, Errno> {
-        self.parsed(file, |text| text.trim_end().parse().ok())
+        self.parsed(file, number)
+    }
+
+    /// The same of a file that is there if the controller is enabled.
+    fn of_controller<T>(
+        &mut self,
+        controller: Controller,
+        file: &CStr,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, Errno> {
+        if self.lacks(controller) { Err(Errno::NOENT) } else { self.parsed(file, parse) }
+    }
+
+    fn lacks(&self, controller: Controller) -> bool {
+        self.controllers.is_some_and(|enabled| !enabled.contains(&controller))
     }
 
     fn has(&self, file: &CStr) -> bool {
@@ -303,17 +335,17 @@ impl<'a> Files<'a> {
 
     /// Why a controller's file cannot be read: the controller is not there, or the kernel is older
     /// than `since`.
-    fn why(&self, controller: &str, file: &CStr, since: &str, e: Errno) -> String {
+    fn why(&self, controller: Controller, file: &CStr, since: &str, e: Errno) -> String {
         let first = match controller {
-            "memory" => c"memory.current",
-            "pids" => c"pids.current",
+            Controller::Memory => c"memory.current",
+            Controller::Pids => c"pids.current",
             _ => c"io.stat",
         };
         match e {
-            Errno::NOENT if self.has(first) => {
+            Errno::NOENT if !self.lacks(controller) && self.has(first) => {
                 format!("this kernel has no {}: it came with {since}", file.to_string_lossy())
             }
-            Errno::NOENT => no_controller(controller),
+            Errno::NOENT => no_controller(controller.name()),
             e => failed(file, e),
         }
     }
@@ -362,7 +394,8 @@ mod tests {
     #[test]
     fn every_field_has_a_value_or_a_reason() {
         let Ok(cgroup) = crate::own_path().and_then(Cgroup::open) else { return };
-        let (usage, met) = Usage::with_events(&cgroup);
+        let (usage, met) =
+            Usage::with_events(&cgroup, &cgroup.controllers().unwrap(), &SchedExt::open());
         let json = serde_json::to_value(&usage).unwrap();
         for field in [
             "memory_peak_bytes",

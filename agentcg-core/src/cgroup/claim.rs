@@ -108,10 +108,11 @@ pub(crate) fn lock(cgroup: &Cgroup, lock: Lock) -> Result<OwnedFd> {
 pub(crate) fn lock_as(cgroup: &Cgroup, lock: Lock, how: FlockOperation) -> Result<OwnedFd> {
     // Any file will do that every cgroup has; a descriptor of its own, for that is what holds it.
     let (file, flags) = match lock {
-        Lock::Owner => ("cgroup.controllers", OFlags::RDONLY),
+        // Which also says whether processes are left.
+        Lock::Owner => ("cgroup.events", OFlags::RDONLY),
         Lock::Values => (".", OFlags::RDONLY | OFlags::DIRECTORY),
         Lock::Setup => ("cgroup.procs", OFlags::RDONLY),
-        Lock::Member => ("cgroup.events", OFlags::RDONLY),
+        Lock::Member => ("cgroup.controllers", OFlags::RDONLY),
     };
     let fd = cgroup.open_file(file, flags)?;
     loop {

@@ -6,8 +6,10 @@ mod exit;
 mod policy;
 mod usage;
 
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -325,10 +327,28 @@ pub(crate) fn supported() -> Result<()> {
 
 /// The name of the scheduler that is attached, if one is.
 pub(crate) fn attached_scheduler() -> Option<String> {
-    let state = std::fs::read_to_string(STATE).ok()?;
-    if state.trim() == "disabled" {
-        return None;
+    SchedExt::open().attached()
+}
+
+/// `/sys/kernel/sched_ext/state`, kept open: the end of each call asks.
+#[derive(Debug)]
+pub(crate) struct SchedExt(Option<File>);
+
+impl SchedExt {
+    pub(crate) fn open() -> Self {
+        Self(File::open(STATE).ok())
     }
-    let name = std::fs::read_to_string(OPS).unwrap_or_default();
-    Some(if name.trim().is_empty() { state.trim().to_owned() } else { name.trim().to_owned() })
+
+    /// The name of the scheduler that is attached now.
+    pub(crate) fn attached(&self) -> Option<String> {
+        let mut buf = [0; 64];
+        let n = self.0.as_ref()?.read_at(&mut buf, 0).ok()?;
+        let state = String::from_utf8_lossy(&buf[..n]);
+        let state = state.trim();
+        if state == "disabled" {
+            return None;
+        }
+        let name = std::fs::read_to_string(OPS).unwrap_or_default();
+        Some(if name.trim().is_empty() { state.to_owned() } else { name.trim().to_owned() })
+    }
 }

@@ -15,6 +15,7 @@ use super::Origins;
 use crate::call::{Ancestors, Stacks};
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, Lock};
 use crate::limits::Limits;
+use crate::scheduler::SchedExt;
 use crate::{ErrorKind, Result};
 
 /// On a call that is killed from outside: by whom, as text.
@@ -166,6 +167,7 @@ pub(crate) struct Calls {
     home: std::path::PathBuf,
     cgroup: Cgroup,
     controllers: Vec<Controller>,
+    sched_ext: SchedExt,
     /// Other processes may have calls here too.
     shared: bool,
     /// Of our calls, unless they say otherwise.
@@ -238,6 +240,7 @@ impl Calls {
             ancestors: Ancestors::open(&cgroup),
             cgroup,
             controllers,
+            sched_ext: SchedExt::open(),
             shared,
             oom_score_adj: super::origins::oom_score_adj(std::process::id() as i32)
                 .map(|ours| (ours.max(0) + RAISE_BY).min(1000)),
@@ -268,6 +271,10 @@ impl Calls {
 
     pub(crate) fn controllers(&self) -> &[Controller] {
         &self.controllers
+    }
+
+    pub(crate) fn sched_ext(&self) -> &SchedExt {
+        &self.sched_ext
     }
 
     pub(crate) fn cpus(&self) -> usize {
@@ -311,8 +318,15 @@ impl Calls {
                 }
             },
         };
-        // Locked before it is described: a description without a lock is a leftover.
-        match cgroup::lock(&cgroup, Lock::Owner) {
+        let made = || {
+            // Locked before it is described: a description without a lock is a leftover.
+            let lock = cgroup::lock(&cgroup, Lock::Owner)?;
+            if self.controllers.contains(&Controller::Memory) {
+                cgroup.write("memory.oom.group", "1")?;
+            }
+            Ok(lock)
+        };
+        match made() {
             Ok(lock) => Ok(Empty { cgroup, lock }),
             Err(e) => {
                 cgroup.remove()?;
@@ -411,8 +425,8 @@ impl NewCall {
     pub(crate) fn configure(&self, limits: &Limits, oom_group: bool) -> Result<()> {
         let Parts { calls, cgroup, .. } = self.parts();
         limits.apply(cgroup, &calls.controllers)?;
-        if oom_group && calls.controllers.contains(&Controller::Memory) {
-            cgroup.write("memory.oom.group", "1")?;
+        if !oom_group && calls.controllers.contains(&Controller::Memory) {
+            cgroup.write("memory.oom.group", "0")?;
         }
         Ok(())
     }
