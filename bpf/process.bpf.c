@@ -713,7 +713,7 @@ static __always_inline int process_exit(struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
 	struct process_state *s;
-	union record r = {};
+	union record r;
 	u32 who;
 
 	flush_opens(task);
@@ -722,6 +722,7 @@ static __always_inline int process_exit(struct task_struct *task)
 	who = wanted_by(RECORD_EXIT, tracked_by(leader));
 	if (!who)
 		return 0;
+	__builtin_memset(&r, 0, sizeof(r));
 	/*
 	 * The process ends with its last thread. Two that exit at once may both see none alive, so
 	 * the first to mark the leader reports.
@@ -735,8 +736,10 @@ static __always_inline int process_exit(struct task_struct *task)
 
 /*
  * The kernel skips a program that another task on the CPU is in the middle of, and tasks that are
- * in these may be preempted (since 7.0). So each has a stand-in, which only looks whether the first
- * one ran; that is so short that it is hardly ever skipped too.
+ * in these may be preempted (since 7.0). So each has two stand-ins, which look whether one before
+ * them ran: one stand-in may be preempted too while it does the work, with a third task to come.
+ * Turning preemption off would be no cure, for the task is then preempted when it turns it on
+ * again.
  *
  * Each event is noted by its task, which may change the CPU between the two.
  */
@@ -781,6 +784,7 @@ static __always_inline bool skipped(u32 hook, struct task_struct *task)
 
 	if (!event || *event == event_of(task))
 		return false;
+	*event = event_of(task);
 	__sync_fetch_and_add(&made_up_for[hook], 1);
 	return true;
 }
@@ -793,7 +797,13 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 }
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_exec_skipped, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+int BPF_PROG(on_exec_second, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	return skipped(HOOK_EXEC, task) ? exec(task, old_pid, bprm) : 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec_third, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
 	return skipped(HOOK_EXEC, task) ? exec(task, old_pid, bprm) : 0;
 }
@@ -809,7 +819,15 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 }
 
 SEC("tp_btf/sched_process_fork")
-int BPF_PROG(on_fork_skipped, struct task_struct *parent, struct task_struct *child)
+int BPF_PROG(on_fork_second, struct task_struct *parent, struct task_struct *child)
+{
+	if (child->pid != child->tgid)
+		return 0;
+	return skipped(HOOK_FORK, child) ? fork(parent, child) : 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork_third, struct task_struct *parent, struct task_struct *child)
 {
 	if (child->pid != child->tgid)
 		return 0;
@@ -824,7 +842,13 @@ int BPF_PROG(on_exit, struct task_struct *task)
 }
 
 SEC("tp_btf/sched_process_exit")
-int BPF_PROG(on_exit_skipped, struct task_struct *task)
+int BPF_PROG(on_exit_second, struct task_struct *task)
+{
+	return skipped(HOOK_EXIT, task) ? process_exit(task) : 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit_third, struct task_struct *task)
 {
 	return skipped(HOOK_EXIT, task) ? process_exit(task) : 0;
 }

@@ -124,6 +124,6 @@ printf '\n%s%-10s %-7s %4d s\n' "$table" all "$([ $bad = 0 ] && echo ok || echo 
 cat "$said.again"
 # Whoever sees the last lines of a long log only sees what failed.
 for part in "$said"/*; do
-  [ -e "$part" ] && grep -aE 'FAILED|panicked at|^error|^Fatal' "$part" | cut -c1-150 | tail -n 5 | sed "s/^/${part##*/}: /"
+  [ -e "$part" ] && grep -aE 'FAILED|panicked at|^error|^Fatal' "$part" | cut -c1-400 | tail -n 5 | sed "s/^/${part##*/}: /"
 done
 exit $bad

@@ -117,6 +117,9 @@ def summarise(paths: Sequence[Path]) -> int:
     for report in reports:
         for test in filter(Test.at_second, report.tests):
             print(f"SECOND TRY {report.kernel} {test.title}: {test.reason}")
+        for test in report.tests:
+            if test.status == FAILED:
+                print(f"FAILED {report.kernel} {test.title}: {' | '.join(test.output.splitlines())}")
     passed, failed = (sum(report.count(which) for report in reports) for which in (OK, FAILED))
     if bad:
         print(f"not good on {', '.join(bad)}")

@@ -298,7 +298,7 @@ impl Loaded {
     }
 
     /// Runs of these probes that the kernel skipped for good since they were loaded: neither the
-    /// program nor its stand-in ran.
+    /// program nor a stand-in ran.
     fn skipped(&self, probes: &[Probe]) -> Result<u64> {
         let progs = &self.skel.progs;
         let made_up_for = |hook: u32| {
@@ -307,19 +307,19 @@ impl Loaded {
                 unsafe { std::ptr::read_volatile(&bss.made_up_for[hook as usize]) }
             })
         };
-        let both = |first, stand_in, hook| -> Result<u64> {
-            let stand_in = bpf::recursion_misses(stand_in)?;
-            if stand_in == 0 {
+        let of_all = |[first, _, last]: [_; 3], hook| -> Result<u64> {
+            let last = bpf::recursion_misses(last)?;
+            if last == 0 {
                 return Ok(0);
             }
-            Ok(skipped_for_good(bpf::recursion_misses(first)?, stand_in, made_up_for(hook)))
+            Ok(skipped_for_good(bpf::recursion_misses(first)?, last, made_up_for(hook)))
         };
         let mut sum = 0;
         for probe in probes.iter().filter(|p| self.links.contains_key(p)) {
             sum += match probe {
-                Probe::Exec => both(&progs.on_exec, &progs.on_exec_skipped, intf::hook_HOOK_EXEC)?,
-                Probe::Exit => both(&progs.on_exit, &progs.on_exit_skipped, intf::hook_HOOK_EXIT)?,
-                Probe::Fork => both(&progs.on_fork, &progs.on_fork_skipped, intf::hook_HOOK_FORK)?,
+                Probe::Exec => of_all(execs(progs), intf::hook_HOOK_EXEC)?,
+                Probe::Exit => of_all(exits(progs), intf::hook_HOOK_EXIT)?,
+                Probe::Fork => of_all(forks(progs), intf::hook_HOOK_FORK)?,
                 // Not an event.
                 Probe::CgroupMkdir => 0,
                 Probe::CgroupAttach => bpf::recursion_misses(&progs.on_cgroup_attach)?,
@@ -379,21 +379,19 @@ impl Loaded {
     fn attach_one(&self, probe: Probe) -> Result<Vec<Link>> {
         let progs = &self.skel.progs;
         let one = |link: libbpf_rs::Result<Link>, what| Ok(vec![link.map_err(libbpf(what))?]);
-        // The stand-in runs after the program, so it is attached later and detached earlier.
-        let two = |first: &ProgramMut<'_>, stand_in: &ProgramMut<'_>, what| {
-            let first = first.attach().map_err(libbpf(what))?;
-            Ok(vec![stand_in.attach().map_err(libbpf(what))?, first])
+        // A stand-in runs after the program, so it is attached later and detached earlier.
+        let all = |programs: [&ProgramMut<'_>; 3], what| {
+            let mut links = programs
+                .iter()
+                .map(|program| program.attach().map_err(libbpf(what)))
+                .collect::<Result<Vec<_>>>()?;
+            links.reverse();
+            Ok(links)
         };
         match probe {
-            Probe::Exec => {
-                two(&progs.on_exec, &progs.on_exec_skipped, "attach to sched_process_exec")
-            }
-            Probe::Exit => {
-                two(&progs.on_exit, &progs.on_exit_skipped, "attach to sched_process_exit")
-            }
-            Probe::Fork => {
-                two(&progs.on_fork, &progs.on_fork_skipped, "attach to sched_process_fork")
-            }
+            Probe::Exec => all(execs(progs), "attach to sched_process_exec"),
+            Probe::Exit => all(exits(progs), "attach to sched_process_exit"),
+            Probe::Fork => all(forks(progs), "attach to sched_process_fork"),
             Probe::CgroupMkdir => one(progs.on_cgroup_mkdir.attach(), "attach to cgroup_mkdir"),
             Probe::CgroupAttach => {
                 one(progs.on_cgroup_attach.attach(), "attach to cgroup_attach_task")
@@ -427,6 +425,19 @@ impl Loaded {
 /// up for a run that was skipped just now has not been skipped.
 fn skipped_for_good(first: u64, stand_in: u64, made_up_for: u64) -> u64 {
     stand_in.min(first.saturating_sub(made_up_for))
+}
+
+/// The program at each exec, and its stand-ins in their order; likewise the next two.
+fn execs<'a>(progs: &'a ProcessProgs<'static>) -> [&'a ProgramMut<'static>; 3] {
+    [&progs.on_exec, &progs.on_exec_second, &progs.on_exec_third]
+}
+
+fn exits<'a>(progs: &'a ProcessProgs<'static>) -> [&'a ProgramMut<'static>; 3] {
+    [&progs.on_exit, &progs.on_exit_second, &progs.on_exit_third]
+}
+
+fn forks<'a>(progs: &'a ProcessProgs<'static>) -> [&'a ProgramMut<'static>; 3] {
+    [&progs.on_fork, &progs.on_fork_second, &progs.on_fork_third]
 }
 
 /// The system calls that open a file, and the program at the exit of each.
