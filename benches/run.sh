@@ -14,7 +14,7 @@ guest --parallel -- "$bench" scheduler --beside "$("$python/python" benches/scx_
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 guest --parallel -- "$bench" events --runs 200
 # With all controllers, which not every host has.
-guest -- "$bench" calls --rounds 150 --large-gib 0
+guest --parallel -- "$bench" calls --rounds 150 --large-gib 0
 guest -- "$bench" storm
 
 "$bench" events --runs 2000
