@@ -10,7 +10,10 @@ python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
 guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
 
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
-guest --parallel -- "$bench" scheduler --beside "$("$python/python" benches/scx_flatcg.py)"
+flatcg=$("$python/python" benches/scx_flatcg.py)
+guest --parallel -- "$bench" scheduler --beside "$flatcg"
+# Delays of less than the host's own.
+guest --virtual-time --smp 1 -- "$bench" scheduler --only wake-ups --beside "$flatcg"
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 guest --parallel -- "$bench" events --runs 200
 # With all controllers, which not every host has.

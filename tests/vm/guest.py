@@ -51,6 +51,7 @@ class Machine:
     timeout: float = 120
     append: str = ""
     parallel: bool = False
+    virtual_time: bool = False
     out: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     verbose: bool = False
@@ -160,6 +161,9 @@ def _qemu_arguments(kernel: Kernel, machine: Machine, job: Path, output: int) ->
         *("-chardev", f"file,id=status,path={job / 'status'}", "-device", "virtserialport,chardev=status,name=status"),
         *("-device", "virtio-rng-pci"),
     ]
+    if machine.virtual_time:
+        # 8 ns for each instruction, and no waiting: what else the host does, and what is stolen from it, is not seen.
+        arguments += ["-icount", "shift=3,sleep=off"]
     if machine.swap is not None:
         arguments += ["-drive", f"file={job / 'swap'},format=raw,if=virtio,cache=unsafe"]
     return arguments

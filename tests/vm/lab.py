@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--kernel", required=True, help="a name from `lab.py kernels`, or a bzImage or vmlinux")
     machine.add_argument("--smp", type=int, default=2, help="processors (default 2)")
-    machine.add_argument("--parallel", action="store_true", help="a host thread each: faster, but a guest may crash")
+    clock = machine.add_mutually_exclusive_group()
+    clock.add_argument("--parallel", action="store_true", help="a host thread each: faster, but a guest may crash")
+    clock.add_argument("--virtual-time", action="store_true", help="the guest's clock counts instructions, not time")
     machine.add_argument("--mem", default="2G", metavar="SIZE", help="memory (default 2G)")
     machine.add_argument("--swap", metavar="SIZE", help="add a swap device")
     machine.add_argument("--out", type=Path, metavar="DIR", help="the guest's writable directory, /mnt/out")
@@ -72,6 +74,7 @@ def machine(options: argparse.Namespace, **environment: str) -> guest.Machine:
         timeout=options.timeout,
         append=options.append,
         parallel=options.parallel,
+        virtual_time=options.virtual_time,
         out=options.out,
         environment=environment,
         verbose=options.verbose,

@@ -107,6 +107,15 @@ def test_output_is_live_and_a_timeout_leaves_nothing(tmp_path: Path) -> None:
     assert gone(str(tmp_path))
 
 
+def test_virtual_time_does_not_see_the_host() -> None:
+    # A minute of sleep is over at once, for nothing happens in it.
+    since = time.monotonic()
+    done = run("--virtual-time", "--smp", "1", "--", "sleep 60; cut -d. -f1 /proc/uptime")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 60
+    assert time.monotonic() - since < 60
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_lab_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     line = command("run", "--kernel", KERNEL, "--out", str(tmp_path), "--", "echo up; sleep 1000")
