@@ -100,6 +100,8 @@ impl Drop for Group {
 pub enum Job {
     /// Uses CPU until it is killed.
     Burn,
+    /// Uses CPU for [`GAPS`]; gives the longest time in which it had none, ns.
+    Gaps,
     /// Works 1 ms in each 10 ms; gives the delays of its wake-ups, ns.
     Periodic,
     /// Forks without end; the children end at once.
@@ -110,14 +112,17 @@ pub enum Job {
     Messages,
 }
 
-const JOBS: [Job; 5] = [Job::Burn, Job::Periodic, Job::Forks, Job::Pipe, Job::Messages];
+const JOBS: [Job; 6] = [Job::Burn, Job::Gaps, Job::Periodic, Job::Forks, Job::Pipe, Job::Messages];
 /// How long the jobs take that end.
 pub const LENGTH: Duration = Duration::from_secs(5);
+/// How long the job of that name takes; the first second, in which the others begin, does not count.
+pub const GAPS: Duration = Duration::from_secs(16);
 
 impl Job {
     fn name(self) -> &'static str {
         match self {
             Job::Burn => "burn",
+            Job::Gaps => "gaps",
             Job::Periodic => "periodic",
             Job::Forks => "forks",
             Job::Pipe => "pipe",
@@ -128,6 +133,7 @@ impl Job {
     fn run(self) -> Vec<u64> {
         match self {
             Job::Burn => burn(|| true),
+            Job::Gaps => return vec![gaps()],
             Job::Periodic => return periodic(),
             Job::Forks => forks(),
             Job::Pipe => return vec![round_trips()],
@@ -189,13 +195,28 @@ fn wait_child() -> bool {
 }
 
 /// No PAUSE instruction: an emulator takes it as a hint to do something else.
-fn burn(goes_on: impl Fn() -> bool) {
+fn burn(mut goes_on: impl FnMut() -> bool) {
     let mut n = 0u64;
     while goes_on() {
         for _ in 0..1000 {
             n = std::hint::black_box(n.wrapping_add(1));
         }
     }
+}
+
+/// Found by itself: to look at hundreds of cgroups all the time from outside would take a CPU.
+fn gaps() -> u64 {
+    let began = Instant::now();
+    let (mut last, mut longest) = (began, Duration::ZERO);
+    burn(|| {
+        let now = Instant::now();
+        if last - began > Duration::from_secs(1) {
+            longest = longest.max(now - last);
+        }
+        last = now;
+        now - began < GAPS
+    });
+    longest.as_nanos() as u64
 }
 
 fn periodic() -> Vec<u64> {
