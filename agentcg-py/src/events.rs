@@ -68,8 +68,9 @@ impl EventStream {
     }
 }
 
-/// The classes of `agentcg._events`, which has them in this order.
-type Classes = [Py<PyAny>; 8];
+/// The classes of `agentcg._events`, which has them in this order, each with its name in JSON and the
+/// names of its fields.
+pub(crate) type Classes = [(Py<PyAny>, String, Vec<String>); 8];
 const EXEC: usize = 0;
 const EXIT: usize = 1;
 const FORK: usize = 2;
@@ -77,9 +78,9 @@ const FILE_OPEN: usize = 3;
 const BASH_READLINE: usize = 4;
 const OOM_KILL: usize = 5;
 const DROPPED: usize = 6;
-const UNKNOWN: usize = 7;
+pub(crate) const UNKNOWN: usize = 7;
 
-fn classes(py: Python<'_>) -> PyResult<&Classes> {
+pub(crate) fn classes(py: Python<'_>) -> PyResult<&Classes> {
     static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
     CLASSES.get_or_try_init(py, || py.import("agentcg._events")?.getattr("CLASSES")?.extract())
 }
@@ -162,5 +163,5 @@ fn value<'py>(py: Python<'py>, classes: &Classes, event: &Event) -> PyResult<Bou
             UNKNOWN
         }
     };
-    classes[kind].bind(py).call1(PyTuple::new(py, f.values)?)
+    classes[kind].0.bind(py).call1(PyTuple::new(py, f.values)?)
 }

@@ -12,6 +12,7 @@
 //! | `scheduler.rs` | Scheduler |
 //! | `memory.rs` | MemoryProtection |
 //! | `events.rs` | EventStream |
+//! | `recorded.rs` | an event from a line of JSON |
 //!
 //! Values go over as the JSON that all languages have.
 
@@ -21,6 +22,7 @@ mod events;
 mod handle;
 mod memory;
 mod options;
+mod recorded;
 mod runtime;
 mod scheduler;
 mod session;
@@ -36,6 +38,8 @@ mod _native {
     use crate::events::EventStream;
     #[pymodule_export]
     use crate::memory::MemoryProtection;
+    #[pymodule_export]
+    use crate::recorded::read_event;
     #[pymodule_export]
     use crate::runtime::Runtime;
     #[pymodule_export]

@@ -114,7 +114,7 @@ class Call(Handle):
             done = self._native.finish()
             if done is None:
                 raise RuntimeError("the outcome of the call was taken and lost")  # an interrupt just there
-            result = self._result = ToolResult.make(self.args, self._text, done)
+            result = self._result = ToolResult(self.args, self._text, done)
         self._finished(result)
         return result
 

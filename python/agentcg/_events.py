@@ -7,10 +7,12 @@ import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from agentcg._native import read_event
+
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from typing_extensions import dataclass_transform
 
@@ -191,29 +193,20 @@ class Unknown(Event):
         return found
 
 
-CLASSES: list[type[Event]] = [Exec, Exit, Fork, FileOpen, BashReadline, OomKill, Dropped, Unknown]
-"""In the order in which the native module has the kinds."""
-_BY_KIND: dict[str, tuple[Callable[..., Event], list[str]]] = {
-    cls.EVENT: (cls, [f.name for f in fields(cls)]) for cls in CLASSES[:-1]
-}
-
-
-def from_json(line: str) -> Event:
-    """Make the event of one line of JSON; fields that are not known yet are ignored."""
-    found = json.loads(line)
-    kind = found["event"]
-    if kind not in _BY_KIND:
-        return Unknown(kind, line)
-    cls, names = _BY_KIND[kind]
-    if "argv" in found:
-        found["argv"] = tuple(found["argv"])
-    return cls(*map(found.get, names))
+CLASSES = [
+    (cls, cls.EVENT, [f.name for f in fields(cls)])
+    for cls in (Exec, Exit, Fork, FileOpen, BashReadline, OomKill, Dropped, Unknown)
+]
+"""For the native module, in its order."""
 
 
 def read_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Read what ``agentcg process`` has written, such as ``open("events.jsonl")``; a header line is passed over."""
+    """Read what ``agentcg process`` has written, such as ``open("events.jsonl")``; a header line is passed over.
+
+    A line that is no event raises :class:`LimitError`, which is a :class:`ValueError`.
+    """
     for line in lines:
-        if line.strip():
-            event = from_json(line)
+        if line and not line.isspace():
+            event = read_event(line)
             if not (isinstance(event, Unknown) and event.kind == "HEADER"):
                 yield event

@@ -22,12 +22,14 @@ __all__ = [
     "__version__",
     "capabilities",
     "main",
+    "read_event",
 ]
 
 __version__: str
 
 def capabilities() -> str: ...
 def main(args: Sequence[str]) -> int: ...
+def read_event(line: str) -> Event: ...
 
 @final
 class Runtime:

@@ -170,12 +170,15 @@ def _refuse(name: str, value: object) -> None:
 
 
 def _call(args: Args, given: CallOptions) -> tuple[list[str], dict[str, object]]:
-    shell, executable = given.pop("shell", False), given.pop("executable", None)
-    close_fds = given.pop("close_fds", True)
     # A list is the usual thing, and asking for a PathLike takes longer than all the rest.
     words = [args] if type(args) is not list and isinstance(args, (str, bytes, os.PathLike)) else args
-    argv = ["/bin/sh", "-c"] if shell else []
-    argv += [_text(word) for word in words]
+    argv = [_text(word) for word in words]
+    if not given:
+        return argv, {}
+    shell, executable = given.pop("shell", False), given.pop("executable", None)
+    close_fds = given.pop("close_fds", True)
+    if shell:
+        argv[:0] = ["/bin/sh", "-c"]
     options = _ready(given, _OPTIONS)
     if executable is not None and argv:
         if not shell:
@@ -196,6 +199,8 @@ def piped(args: Args, given: PopenOptions) -> tuple[list[str], dict[str, object]
 
 def captured(args: Args, fed: Any, text: Text | None, given: RunOptions) -> tuple[list[str], dict[str, object]]:
     """Give them for a call that is ``fed`` this input and whose ``PIPE`` is kept for its result."""
+    if not given and fed is None:
+        return _call(args, given)
     stdin, stdout, stderr = given.pop("stdin", None), given.pop("stdout", None), given.pop("stderr", None)
     given.pop("bufsize", None)  # output is read as it comes
     if fed is not None and stdin is not None:

@@ -58,29 +58,19 @@ class ToolResult(subprocess.CompletedProcess[T]):
     0 after a child of it was OOM killed. :attr:`verdict` does.
     """
 
-    def __init__(
-        self, args: Args, status: int, stdout: T | None, stderr: T | None, outcome: str, *, truncated: bool = False
-    ) -> None:
-        """Take the parts; ``outcome`` is the JSON."""
-        super().__init__(args, status)
-        self.stdout, self.stderr = stdout, stderr  # type: ignore[assignment] # None when not captured
-        self._json = outcome
+    def __init__(self, args: Args, text: Text | None, done: tuple[str, int, Output, Output]) -> None:
+        """Take what the native module gives: the outcome as JSON, the status, the output."""
+        # Instead of the base class's: right after a call all code is slow, for the command has had the caches.
+        self._json, self.returncode, stdout, stderr = done
         self._found: dict[str, Any] | None = None
-        self.truncated = truncated
+        self.args = args
+        self.stdout = self.stderr = None  # type: ignore[assignment] # when it was not captured
+        self.truncated = False
         """Captured output was longer than ``capture_limit``: its middle is missing."""
-
-    @classmethod
-    def make(cls, args: Args, text: Text | None, done: tuple[str, int, Output, Output]) -> ToolResult[Any]:
-        """Make one of what the native module gives."""
-        outcome, status, stdout, stderr = done
-        out = err = None
-        truncated = False
         if stdout is not None:
-            out, truncated = _output(text, stdout), stdout[1] is not None
+            self.stdout, self.truncated = _output(text, stdout), stdout[1] is not None
         if stderr is not None:
-            err, truncated = _output(text, stderr), truncated or stderr[1] is not None
-        made: ToolResult[Any] = cls(args, status, out, err, outcome, truncated=truncated)
-        return made
+            self.stderr, self.truncated = _output(text, stderr), self.truncated or stderr[1] is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the outcome as described by ``docs/outcome.schema.json``; without the output."""

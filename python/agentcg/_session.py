@@ -159,7 +159,7 @@ class Session(Handle):
         check = options.pop("check", False)
         argv, native = captured(args, input, mode, options)
         place = self._place(argv, native) if self._bounded else None
-        result = ToolResult.make(args, mode, self._native.run(argv, native, place))
+        result: ToolResult[Any] = ToolResult(args, mode, self._native.run(argv, native, place))
         if self._observers:
             self._tell(result)
         if check:
