@@ -28,6 +28,8 @@ pub struct Progress {
     pub done_us: u64,
     /// The 95th percentile of the time that a chunk of new memory took, µs; at the end.
     pub p95_us: u64,
+    /// The time that all new memory took, µs; at the end.
+    pub waited_us: u64,
 }
 
 /// A worker in a cgroup; killed when dropped.
@@ -41,7 +43,7 @@ impl Worker {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let record = std::env::temp_dir().join(format!("memory-{}-{n}", std::process::id()));
-        std::fs::write(&record, [0; 32])?;
+        std::fs::write(&record, [0; 40])?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["memory-worker", job])
             .arg(&record)
@@ -73,6 +75,7 @@ impl Worker {
             touched_us: number(1),
             done_us: number(2),
             p95_us: number(3),
+            waited_us: number(4),
         })
     }
 
@@ -98,7 +101,7 @@ impl Drop for Worker {
     }
 }
 
-/// The process itself: `loop:BYTES`, `hold:BYTES`, `touch:BYTES`, `replay:SECONDS:TRACE` or
+/// The process itself: `loop:BYTES`, `use:BYTES` (reads it too), `hold:BYTES`, `touch:BYTES`, `replay:SECONDS:LATE:TRACE` or
 /// `bursts:SEED:COUNT:MIB`.
 pub fn work(job: &str, record: &Path) -> Result<()> {
     // Who has huge pages first keeps them and stalls no more: chance would decide.
@@ -111,13 +114,19 @@ pub fn work(job: &str, record: &Path) -> Result<()> {
     let start = Instant::now();
     let (kind, rest) = job.split_once(':').context("no job")?;
     match kind {
-        "loop" => {
+        "loop" | "use" => {
             let mut memory = Memory::default();
             memory.resize(rest.parse()?, &mut Vec::new());
             record.set(1, micros(start))?;
-            loop {
-                memory.touch(|bytes| record.set(0, bytes))?;
+            let mut flushed = Instant::now();
+            for pass in 0u64.. {
+                memory.touch(kind == "use", |bytes| record.set(0, bytes))?;
+                if pass < 16 || flushed.elapsed() > Duration::from_millis(200) {
+                    flush_tlb();
+                    flushed = Instant::now();
+                }
             }
+            Ok(())
         }
         "hold" => {
             let mut memory = Memory::default();
@@ -132,8 +141,11 @@ pub fn work(job: &str, record: &Path) -> Result<()> {
             record.set(2, micros(start))
         }
         "replay" => {
-            let (seconds, trace) = rest.split_once(':').context("no trace")?;
-            replay(&record, Path::new(trace), seconds.parse()?, start)
+            let [seconds, late, trace] = rest.split(':').collect::<Vec<_>>()[..] else {
+                anyhow::bail!("{rest}");
+            };
+            let (seconds, late): (f64, f64) = (seconds.parse()?, late.parse()?);
+            replay(&record, Path::new(trace), seconds, start + Duration::from_secs_f64(late))
         }
         "bursts" => {
             let [seed, count, mib] = rest.split(':').collect::<Vec<_>>()[..] else {
@@ -157,10 +169,11 @@ fn replay(record: &Record, trace: &Path, seconds: f64, start: Instant) -> Result
         let due = start + Duration::from_secs_f64(at / last * seconds);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         memory.resize(bytes, &mut times);
-        memory.touch(|_| Ok(()))?;
+        memory.touch(false, |_| Ok(()))?;
     }
     times.sort_unstable();
     record.set(3, times.get(times.len() * 95 / 100).copied().unwrap_or(0))?;
+    record.set(4, times.iter().sum())?;
     record.set(2, micros(start))
 }
 
@@ -178,7 +191,7 @@ fn bursts(seed: u64, count: u32, most: usize) {
         let mut memory = Memory::default();
         memory.resize(most / 3 + random(most as u64 * 2 / 3) as usize, &mut Vec::new());
         for _ in 0..random(4) {
-            let _ = memory.touch(|_| Ok(()));
+            let _ = memory.touch(false, |_| Ok(()));
             std::thread::sleep(Duration::from_millis(random(200)));
         }
     }
@@ -224,9 +237,13 @@ impl Memory {
         }
     }
 
-    /// Writes to every page once.
-    fn touch(&mut self, mut tell: impl FnMut(u64) -> Result<()>) -> Result<()> {
+    /// Writes to every page once; before that, reads all of it if wanted.
+    fn touch(&mut self, read: bool, mut tell: impl FnMut(u64) -> Result<()>) -> Result<()> {
         for (i, chunk) in self.chunks.iter_mut().enumerate() {
+            if read {
+                let sum = |sum: u8, word: &[u8]| std::hint::black_box(sum.wrapping_add(word[0]));
+                std::hint::black_box(chunk.chunks_exact(16).fold(0, sum));
+            }
             for page in chunk.chunks_mut(PAGE) {
                 page[0] = page[0].wrapping_add(1);
             }
@@ -236,6 +253,24 @@ impl Memory {
             }
         }
         Ok(())
+    }
+}
+
+/// QEMU doubles the TLB of an emulated CPU, where it is too small, only when it is flushed. Without this
+/// a process that is alone misses it all the time, and is slower than one that others make flush it.
+fn flush_tlb() {
+    const BYTES: usize = 1 << 20;
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a mapping of its own, written to within its bounds, that nobody else knows.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0);
+        if at != libc::MAP_FAILED {
+            // From the first page to the last: the kernel flushes few pages one by one.
+            at.cast::<u8>().write_volatile(1);
+            at.cast::<u8>().add(BYTES - 1).write_volatile(1);
+            libc::munmap(at, BYTES);
+        }
     }
 }
 
