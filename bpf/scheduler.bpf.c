@@ -868,11 +868,11 @@ static void note_place(s32 cpu, u64 place)
 }
 
 /*
- * Has a CPU choose again that runs what stands far enough behind `place`: a slice for who had to
+ * The CPU that runs what stands furthest behind `place`, and far enough: a slice for who had to
  * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
  * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
  */
-static void displace(struct task_struct *p, u64 place, bool woken)
+static s32 find_displaced(struct task_struct *p, u64 place, bool woken)
 {
 	u32 nr_ids = scx_bpf_nr_cpu_ids(), cpu;
 	u32 first = woken ? scx_bpf_task_cpu(p) : bpf_get_smp_processor_id();
@@ -896,8 +896,33 @@ static void displace(struct task_struct *p, u64 place, bool woken)
 		__sync_fetch_and_add(&stats.displaced, 1);
 		/* The next one that looks takes another CPU. */
 		note_place(found, place);
-		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
 	}
+	return found;
+}
+
+/* What runs on a CPU, or is about to, stands before all others. */
+static bool is_led(s32 cpu)
+{
+	u64 at = places[cpu & (MAX_CPUS - 1)];
+
+	return at && before(at, vtime_now - LEAD / 2);
+}
+
+/*
+ * Who wakes before all others does not wait for the kernel's threads of a CPU either: ksoftirqd can
+ * be busy for long with what a fork storm leaves behind.
+ */
+static bool run_at_once(struct task_struct *p, u64 place, u64 slice, u64 enq_flags)
+{
+	s32 last = scx_bpf_task_cpu(p), cpu = find_displaced(p, place, true);
+
+	if (cpu < 0 && !places[last & (MAX_CPUS - 1)] && bpf_cpumask_test_cpu(last, p->cpus_ptr))
+		cpu = last;
+	if (cpu < 0 || is_away(cpu))
+		return false;
+	note_place(cpu, place);
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | cpu, slice, enq_flags | SCX_ENQ_PREEMPT);
+	return true;
 }
 
 s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
@@ -925,11 +950,14 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
+	bool woken = enq_flags & SCX_ENQ_WAKEUP;
 	u64 place = vtime_now, slice, held = 0;
 	s32 cpu;
 
 	if (serves_cpu(p)) {
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, cfg.slice_ns, enq_flags | SCX_ENQ_PREEMPT);
+		if (woken && !is_led(scx_bpf_task_cpu(p)))
+			enq_flags |= SCX_ENQ_PREEMPT;
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, cfg.slice_ns, enq_flags);
 		return;
 	}
 	slice = tc ? slice_within(tc) : cfg.slice_ns;
@@ -942,6 +970,9 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
 		return;
 	}
+	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	if (cpu < 0 && cg && woken && tc->leads && run_at_once(p, place, slice, enq_flags))
+		return;
 	__sync_fetch_and_add(&stats.queued, 1);
 	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
 	/* Its quota was refilled after its CPU had decided to go idle. */
@@ -949,12 +980,13 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
 		return;
 	}
-	/* A CPU that went idle meanwhile does not look at the queue by itself. */
-	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	/* A CPU that goes idle meanwhile does not look at the queue by itself. */
+	if (cpu < 0)
+		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-	else if (cg)
-		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
+	else if (cg && (cpu = find_displaced(p, place, woken)) >= 0)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
 }
 
 /* Takes a task whose quota is used up out of the queue. */
