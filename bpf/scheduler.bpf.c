@@ -41,19 +41,15 @@ char _license[] SEC("license") = "GPL";
 /* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
 #define MAX_TURNS 20
 
-/* How far tasks of high rank stand before the others in the queue, while their cgroup is within its
- * share: more than any two slices lie apart. And by how many slices those of low rank stand behind
- * their virtual time. */
-#define LEAD (1ULL << 46)
+/* By how many slices tasks of high and of low rank stand before, or behind, their virtual time. */
+#define HEAD_START 2
 #define WAY_BACK 1
 /* cpu.idle: the least weight there is. */
 #define IDLE_WEIGHT 1
 #define DEFAULT_WEIGHT 100
 
-/* Slices get shorter when so many wait that a round of all would take longer than this. */
-#define ROUND 200000000ULL
-/* The least slice that this, or a nearly used up quota, leaves, and how often a held back cgroup is
- * looked at. */
+/* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
+ * at. */
 #define MIN_SLICE 1000000ULL
 #define MAX_PAUSE 50000000ULL
 /* How old a setting may be that the kernel does not report. */
@@ -108,7 +104,6 @@ struct task_ctx {
 	u32 weight;  /* by its nice value; 0 when not runnable */
 	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
 	bool touch;  /* may run for an instant although it is held back */
-	bool leads;  /* stands before its virtual time */
 };
 
 struct {
@@ -123,21 +118,6 @@ struct {
 u64 places[MAX_CPUS];
 /* CPUs that have gone, or are about to. */
 bool away[MAX_CPUS];
-u32 nr_cpus;
-
-/* Ends slices on time: the tick of the kernel comes every 1 to 10 ms. */
-struct slice_timer {
-	struct bpf_timer timer;
-	u64 ends;  /* when the slice of what runs there is over; 0: of nobody */
-	u64 rings; /* 0: not set */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_CPUS);
-	__type(key, u32);
-	__type(value, struct slice_timer);
-} slice_timers SEC(".maps");
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -156,37 +136,16 @@ static u32 weight_of(struct sched_cgroup *cg)
 	return cg->weight ?: 1;
 }
 
-/* Under the lock, before and after each change of active_weight. */
-static __always_inline void average(struct sched_cgroup *cg, u64 now)
-{
-	/* While nothing is active there is nothing to share. */
-	if (cg->active_weight && before(cg->averaged, now))
-		cg->mean = cg->mean ? mean_after(cg->mean, cg->active_weight, now - cg->averaged)
-				    : cg->active_weight << MEAN_BITS;
-	cg->averaged = now;
-}
-
-static u64 mean_weight(struct sched_cgroup *cg, u64 now)
-{
-	u64 mean = cg->mean, since = cg->averaged, active = cg->active_weight;
-
-	if (active && mean && before(since, now))
-		mean = mean_after(mean, active, now - since);
-	return (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS;
-}
-
 /*
  * Brings the parent's active_weight up to date with one child. Everyone calls it after a change of
  * the child, so whoever comes last sees the final state, in whatever order the updates were.
  */
 static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 {
-	u64 now = scx_bpf_now();
 	u32 want;
 	bool changed;
 
 	bpf_spin_lock(&parent->lock);
-	average(parent, now);
 	want = cg->active_weight && !cg->throttled ? weight_of(cg) : 0;
 	changed = want != cg->given;
 	parent->active_weight += want;
@@ -266,7 +225,7 @@ __noinline s32 rank_of(u64 id)
 static void count_runnable(u64 id, s32 change, s32 weight)
 {
 	struct sched_cgroup *cg = cgroup_by_id(id);
-	u64 least, now = scx_bpf_now();
+	u64 least;
 	u32 self, had;
 
 	if (!cg)
@@ -278,7 +237,6 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 	cg->began = 1;
 	cg->nr_runnable += change;
 	cg->task_weight += weight;
-	average(cg, now);
 	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
 	cg->active_weight += self;
@@ -297,7 +255,7 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 /* 1 / share, ONE being the whole machine. */
 __noinline u64 inverse_share(u64 id)
 {
-	u64 inverse = ONE, now = scx_bpf_now();
+	u64 inverse = ONE;
 	u64 weight = SELF_WEIGHT;
 	u32 i;
 
@@ -307,7 +265,7 @@ __noinline u64 inverse_share(u64 id)
 
 		if (!cg)
 			break;
-		inverse = inverse_below(inverse, mean_weight(cg, now), weight);
+		inverse = inverse_below(inverse, cg->active_weight, weight);
 		weight = weight_of(cg);
 		id = cg->parent;
 	}
@@ -697,78 +655,22 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	return 0;
 }
 
-/* Shorter when many wait, and no longer than what is left of the quotas. */
+/* No longer than what is left of the quotas. */
 static u64 slice_within(struct task_ctx *tc)
 {
-	u64 slice = cfg.slice_ns, least = slice < MIN_SLICE ? slice : MIN_SLICE;
-	s64 waiting = scx_bpf_dsq_nr_queued(QUEUE);
-
-	if (waiting > 0 && slice * waiting > ROUND * nr_cpus) {
-		slice = ROUND * nr_cpus / waiting;
-		slice = slice > least ? slice : least;
-	}
-	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
+	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
 }
 
-static struct slice_timer *slice_timer_of(s32 cpu)
-{
-	u32 key = cpu;
-
-	return bpf_map_lookup_elem(&slice_timers, &key);
-}
-
-/* A timer that is set already rings first, and is then set again: who sleeps early costs nothing.
+/*
+ * Gives back what a task was granted and charges what it used, by the mean of the shares that its
+ * cgroup had at the grant and has now.
  */
-static void set_slice_timer(struct slice_timer *t, u64 now)
-{
-	if (t->rings && !before(t->ends, t->rings))
-		return;
-	t->rings = t->ends;
-	bpf_timer_start(&t->timer, t->ends - now, BPF_F_TIMER_CPU_PIN);
-}
-
-/* A slice begins. While nobody waits its end does not matter. */
-static void begin_slice(s32 cpu, u64 slice)
-{
-	struct slice_timer *t = slice_timer_of(cpu);
-	u64 now = scx_bpf_now();
-
-	if (!t)
-		return;
-	t->ends = scx_bpf_dsq_nr_queued(QUEUE) > 0 ? now + slice : 0;
-	if (t->ends)
-		set_slice_timer(t, now);
-}
-
-static void end_slice(s32 cpu)
-{
-	struct slice_timer *t = slice_timer_of(cpu);
-
-	if (t)
-		t->ends = 0;
-}
-
-static int slice_over(void *map, u32 *cpu, struct slice_timer *t)
-{
-	u64 now = scx_bpf_now(), ends = t->ends;
-
-	t->rings = 0;
-	if (!ends)
-		return 0;
-	if (before(now, ends))
-		set_slice_timer(t, now);
-	else
-		scx_bpf_kick_cpu(*cpu, SCX_KICK_PREEMPT);
-	return 0;
-}
-
-/* Gives back what a task was granted and charges what it used. */
 static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 {
 	u64 owed = -tc->charged;
 
 	if (used) {
-		tc->inverse = inverse_share(tc->cgroup);
+		tc->inverse = (tc->inverse + inverse_share(tc->cgroup)) / 2;
 		owed += virtual(used, tc->inverse);
 	}
 	bpf_spin_lock(&cg->lock);
@@ -802,25 +704,17 @@ static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
 }
 
 /*
- * Where a task stands in the queue whose slice starts there. Of high rank: before everybody else,
- * until its cgroup has had its share. So it gets the CPU earlier, but not more of it.
+ * Where a task stands in the queue whose slice starts there. A rank moves it by a fixed amount: it
+ * gets the CPU earlier or later, but not more or less of it.
  */
 static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
 {
 	s32 rank = rank_of(tc->cgroup);
 
-	tc->leads = rank > 0 && before(start, vtime_now + cfg.slice_ns);
 	start += turns_left_out(tc, cg);
-	if (tc->leads)
-		return start - LEAD;
+	if (rank > 0)
+		return start - HEAD_START * cfg.slice_ns;
 	return rank < 0 ? start + WAY_BACK * cfg.slice_ns : start;
-}
-
-/* The clock follows the slices in their order; those that come before it say nothing. */
-static void advance_clock(struct task_ctx *tc, u64 start)
-{
-	if (!tc->leads && before(vtime_now, start))
-		vtime_now = start;
 }
 
 /* Grants a slice; returns its virtual start time. */
@@ -868,61 +762,33 @@ static void note_place(s32 cpu, u64 place)
 }
 
 /*
- * The CPU that runs what stands furthest behind `place`, and far enough: a slice for who had to
+ * Has a CPU choose again that runs what stands far enough behind `place`: a slice for who had to
  * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
  * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
  */
-static s32 find_displaced(struct task_struct *p, u64 place, bool woken)
+static void displace(struct task_struct *p, u64 place, bool woken)
 {
-	u32 nr_ids = scx_bpf_nr_cpu_ids(), cpu;
-	u32 first = woken ? scx_bpf_task_cpu(p) : bpf_get_smp_processor_id();
-	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns), at;
+	u32 nr_cpus = scx_bpf_nr_cpu_ids(), here = bpf_get_smp_processor_id();
+	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns);
 	s32 i, found = -1;
 
 	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
-	bpf_for(i, woken ? 0 : 1, nr_ids < 8 ? nr_ids : 8)
+	bpf_for(i, woken ? 0 : 1, nr_cpus < 8 ? nr_cpus : 8)
 	{
-		cpu = (first + i) % nr_ids;
-		at = places[cpu & (MAX_CPUS - 1)];
-		if (!at || !before(latest, at) || !bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
-			continue;
-		latest = at;
-		found = cpu;
-		/* Where it ran last: what it needs may still be in the cache. */
-		if (!i)
-			break;
+		u32 cpu = (here + i) % nr_cpus;
+		u64 at = places[cpu & (MAX_CPUS - 1)];
+
+		if (at && before(latest, at) && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
+			latest = at;
+			found = cpu;
+		}
 	}
 	if (found >= 0) {
 		__sync_fetch_and_add(&stats.displaced, 1);
 		/* The next one that looks takes another CPU. */
 		note_place(found, place);
+		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
 	}
-	return found;
-}
-
-/* What runs on a CPU, or is about to, stands before all others. */
-static bool is_led(s32 cpu)
-{
-	u64 at = places[cpu & (MAX_CPUS - 1)];
-
-	return at && before(at, vtime_now - LEAD / 2);
-}
-
-/*
- * Who wakes before all others does not wait for the kernel's threads of a CPU either: ksoftirqd can
- * be busy for long with what a fork storm leaves behind.
- */
-static bool run_at_once(struct task_struct *p, u64 place, u64 slice, u64 enq_flags)
-{
-	s32 last = scx_bpf_task_cpu(p), cpu = find_displaced(p, place, true);
-
-	if (cpu < 0 && !places[last & (MAX_CPUS - 1)] && bpf_cpumask_test_cpu(last, p->cpus_ptr))
-		cpu = last;
-	if (cpu < 0 || is_away(cpu))
-		return false;
-	note_place(cpu, place);
-	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | cpu, slice, enq_flags | SCX_ENQ_PREEMPT);
-	return true;
 }
 
 s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
@@ -950,13 +816,10 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	bool woken = enq_flags & SCX_ENQ_WAKEUP;
 	u64 place = vtime_now, slice, held = 0;
 	s32 cpu;
 
 	if (serves_cpu(p)) {
-		if (woken && !is_led(scx_bpf_task_cpu(p)))
-			enq_flags |= SCX_ENQ_PREEMPT;
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, cfg.slice_ns, enq_flags);
 		return;
 	}
@@ -970,9 +833,6 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
 		return;
 	}
-	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
-	if (cpu < 0 && cg && woken && tc->leads && run_at_once(p, place, slice, enq_flags))
-		return;
 	__sync_fetch_and_add(&stats.queued, 1);
 	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
 	/* Its quota was refilled after its CPU had decided to go idle. */
@@ -980,13 +840,12 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
 		return;
 	}
-	/* A CPU that goes idle meanwhile does not look at the queue by itself. */
-	if (cpu < 0)
-		cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	/* A CPU that went idle meanwhile does not look at the queue by itself. */
+	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-	else if (cg && (cpu = find_displaced(p, place, woken)) >= 0)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
+	else if (cg)
+		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
 }
 
 /* Takes a task whose quota is used up out of the queue. */
@@ -1067,10 +926,10 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	charge(tc, cg, slice);
 	tc->used = 0;
 	note_place(cpu, place);
-	advance_clock(tc, start);
+	if (before(vtime_now, start))
+		vtime_now = start;
 	__sync_fetch_and_add(&stats.kept, 1);
 	scx_bpf_task_set_slice(prev, slice);
-	begin_slice(cpu, slice);
 }
 
 /* Statistics: a task begins to run. */
@@ -1109,9 +968,8 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
-	begin_slice(scx_bpf_task_cpu(p), p->scx.slice);
-	if (tc->charged)
-		advance_clock(tc, tc->start);
+	if (tc->charged && before(vtime_now, tc->start))
+		vtime_now = tc->start;
 	cg = cgroup_by_id(tc->cgroup);
 	if (cg)
 		count_run(tc, cg, scx_bpf_task_cpu(p));
@@ -1125,7 +983,6 @@ void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
 
 	if (!cg)
 		return;
-	end_slice(scx_bpf_task_cpu(p));
 	used = take_runtime(p, tc, cg);
 	tc->waits = scx_bpf_now();
 	if (runnable)
@@ -1328,7 +1185,6 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
 void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 {
 	away[cpu & (MAX_CPUS - 1)] = false;
-	__sync_fetch_and_add(&nr_cpus, 1);
 }
 
 void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
@@ -1336,7 +1192,6 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 	struct task_struct *p;
 
 	away[cpu & (MAX_CPUS - 1)] = true;
-	__sync_fetch_and_add(&nr_cpus, -1);
 	/* Nobody is displaced there. */
 	note_place(cpu, 0);
 	bpf_for_each(scx_dsq, p, QUEUE, 0)
@@ -1348,23 +1203,6 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)
 {
-	const struct cpumask *online = scx_bpf_get_online_cpumask();
-	s32 i, err = 0;
-
-	nr_cpus = bpf_cpumask_weight(online);
-	scx_bpf_put_cpumask(online);
-	bpf_for(i, 0, MAX_CPUS)
-	{
-		struct slice_timer *t = slice_timer_of(i);
-
-		if (!t || i >= scx_bpf_nr_cpu_ids())
-			break;
-		err = bpf_timer_init(&t->timer, &slice_timers, CLOCK_MONOTONIC);
-		if (!err)
-			err = bpf_timer_set_callback(&t->timer, slice_over);
-		if (err)
-			return err;
-	}
 	return scx_bpf_create_dsq(QUEUE, -1);
 }
 

@@ -289,15 +289,8 @@ fn load_and_attach(
     if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
         rodata.cfg.slice_ns = config.slice.as_nanos() as u64;
     }
-    // A task whose quota is used up must not go on because its CPU has no other, and who exits, or
-    // may not leave its CPU for a moment, must not run before all others.
-    for flag in [
-        *scx_utils::compat::SCX_OPS_ENQ_LAST,
-        *scx_utils::compat::SCX_OPS_ENQ_EXITING,
-        *scx_utils::compat::SCX_OPS_ENQ_MIGRATION_DISABLED,
-    ] {
-        skel.struct_ops.agentcg_ops_mut().flags |= flag;
-    }
+    // A task whose quota is used up must not go on because its CPU has no other.
+    skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_ENQ_LAST;
     if config.scope == SchedulerScope::Agents {
         skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_SWITCH_PARTIAL;
     }
