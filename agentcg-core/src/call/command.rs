@@ -534,7 +534,8 @@ impl Command<'_> {
         self.check()?;
         let mut opened = {
             let [i, o, e] = [0, 1, 2].map(|i| self.stdio[i].as_ref().unwrap_or(&default[i]));
-            Opened::new([i, o, e], &self.extra_fds, self.capture_limit)?
+            let calls = self.session.calls()?;
+            Opened::new([i, o, e], &self.extra_fds, self.capture_limit, calls.null())?
         };
         let call = self.session.new_call(self.name.as_deref())?;
         let plan = self.plan(&call.name(), call.calls().controllers(), memory);

@@ -61,6 +61,7 @@ pub use outcome::{
 };
 pub(crate) use processes::count as count_processes;
 use reap::{reap, wait};
+pub(crate) use stdio::Null;
 pub use stdio::Stdio;
 pub(crate) use supervisor::Supervisor;
 use supervisor::{Inbox, Slot};

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
 use super::Origins;
-use crate::call::{Ancestors, Stacks};
+use crate::call::{Ancestors, Null, Stacks};
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, Lock};
 use crate::limits::Limits;
 use crate::scheduler::SchedExt;
@@ -176,6 +176,7 @@ pub(crate) struct Calls {
     cpus: usize,
     ancestors: Ancestors,
     stacks: Stacks,
+    null: Null,
     next: AtomicU64,
     /// Made while another call was running, for the next one to start sooner.
     spare: Mutex<Option<Empty>>,
@@ -252,6 +253,7 @@ impl Calls {
                 .map(|ours| (ours.max(0) + RAISE_BY).min(1000)),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
             stacks: Stacks::default(),
+            null: Null::default(),
             next: AtomicU64::new(1),
             spare: Mutex::default(),
             live: Mutex::default(),
@@ -269,6 +271,10 @@ impl Calls {
 
     pub(crate) fn stacks(&self) -> &Stacks {
         &self.stacks
+    }
+
+    pub(crate) fn null(&self) -> &Null {
+        &self.null
     }
 
     pub(crate) fn oom_score_adj(&self) -> Option<i32> {
