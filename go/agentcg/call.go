@@ -156,6 +156,7 @@ func (c *Cmd) Run() error {
 		if err := check(C.agentcg_session_run(s, argv, options, &outcome)); err != nil {
 			return err
 		}
+		defer C.agentcg_outcome_free(outcome)
 		c.Outcome = outcomeOf(outcome)
 		return nil
 	})

@@ -30,7 +30,7 @@ func verdict(t *testing.T, err error, expected Verdict) *Outcome {
 		t.Fatalf("expected %v, got %v", expected, err)
 	}
 	if exit.Outcome.Verdict != expected {
-		t.Fatalf("expected %v, got %v: %s", expected, exit.Outcome.Verdict, exit.Outcome.JSON())
+		t.Fatalf("expected %v, got %v: %s", expected, exit.Outcome.Verdict, exit.Outcome.JSON)
 	}
 	return exit.Outcome
 }
@@ -59,7 +59,7 @@ func TestOutput(t *testing.T) {
 		Verdict string
 		Session string
 	}
-	if err := json.Unmarshal(outcome.JSON(), &all); err != nil || all.Verdict != "failed" || all.Session != "calls" {
+	if err := json.Unmarshal(outcome.JSON, &all); err != nil || all.Verdict != "failed" || all.Session != "calls" {
 		t.Error(all, err)
 	}
 
@@ -529,7 +529,7 @@ func TestOutOfMemory(t *testing.T) {
 	}
 	usage := outcome.Usage
 	if *usage.OOMKills < 1 || *usage.MemoryPeak < 15<<20 || !strings.Contains(err.Error(), outcome.Advice) {
-		t.Errorf("%s", outcome.JSON())
+		t.Errorf("%s", outcome.JSON)
 	}
 }
 
@@ -556,11 +556,11 @@ func TestRetry(t *testing.T) {
 	command = eat(RetryOnce)
 	out, err := command.Output()
 	if string(out) != "41943040\n" || err != nil {
-		t.Errorf("%q %v %s", out, err, command.Outcome.JSON())
+		t.Errorf("%q %v %s", out, err, command.Outcome.JSON)
 	}
 	var all struct{ Retries []struct{ Verdict string } }
-	if err := json.Unmarshal(command.Outcome.JSON(), &all); err != nil || len(all.Retries) != 1 || all.Retries[0].Verdict != "oom_killed" {
-		t.Errorf("%v %s", err, command.Outcome.JSON())
+	if err := json.Unmarshal(command.Outcome.JSON, &all); err != nil || len(all.Retries) != 1 || all.Retries[0].Verdict != "oom_killed" {
+		t.Errorf("%v %s", err, command.Outcome.JSON)
 	}
 	var copied bytes.Buffer
 	command = eat(RetryOnce)
@@ -572,8 +572,8 @@ func TestRetry(t *testing.T) {
 	s.SetLimits(Limits{MemoryMax: LimitOf(36 << 20)})
 	command = eat(RetryOnce)
 	verdict(t, command.Run(), OOMKilled)
-	if strings.Contains(string(command.Outcome.JSON()), "retries\":[{") {
-		t.Errorf("%s", command.Outcome.JSON())
+	if strings.Contains(string(command.Outcome.JSON), "retries\":[{") {
+		t.Errorf("%s", command.Outcome.JSON)
 	}
 }
 

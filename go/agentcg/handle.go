@@ -54,30 +54,16 @@ func (h *handle) close() {
 	}
 }
 
-// arena is C memory that lives as long as a call into the library. It is taken in blocks, most often
-// one, for each way into C and back takes its time.
+// arena is C memory that lives as long as a call into the library.
 type arena struct {
 	blocks []unsafe.Pointer
-	used   uintptr // of the last one
-	size   uintptr
 	err    error
 }
 
-const blockSize = 8 << 10
-
 func (a *arena) alloc(size uintptr) unsafe.Pointer {
-	const align = 16
-	size = (size + align - 1) / align * align
-	if size > a.size-a.used {
-		a.used, a.size = 0, blockSize
-		if size > a.size {
-			a.size = size
-		}
-		a.blocks = append(a.blocks, C.calloc(1, C.size_t(a.size)))
-	}
-	place := unsafe.Add(a.blocks[len(a.blocks)-1], a.used)
-	a.used += size
-	return place
+	block := C.calloc(1, C.size_t(size))
+	a.blocks = append(a.blocks, block)
+	return block
 }
 
 func (a *arena) free() {
@@ -108,11 +94,8 @@ func nul(s string) error {
 	return invalid("%q contains a NUL byte", s)
 }
 
-// list copies strings, with a NULL after them; NULL for none.
+// list copies strings, with a NULL after them, in one block.
 func (a *arena) list(list []string) **C.char {
-	if len(list) == 0 {
-		return nil
-	}
 	const pointer = unsafe.Sizeof((*C.char)(nil))
 	size := uintptr(len(list)+1) * pointer
 	start := size

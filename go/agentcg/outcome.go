@@ -1,40 +1,10 @@
 package agentcg
 
 // #include <agentcg.h>
-//
-// // What an outcome says, but for its JSON: all at once, for each way into C and back takes its time.
-// typedef struct {
-// 	agentcg_usage_t usage;
-// 	agentcg_cause_t cause;
-// 	agentcg_output_t output[2];
-// 	const agentcg_error_t *error;
-// 	const char *advice;
-// 	uint64_t duration_us, queued_us;
-// 	uint32_t verdict;
-// 	int32_t exit_code, signal;
-// 	bool has_cause, has_output[2];
-// } outcome_t;
-//
-// static void read_outcome(const agentcg_outcome_t *from, outcome_t *to)
-// {
-// 	agentcg_outcome_usage(from, &to->usage, sizeof(to->usage));
-// 	to->has_cause = agentcg_outcome_cause(from, &to->cause, sizeof(to->cause));
-// 	for (int i = 0; i < 2; i++)
-// 		to->has_output[i] = agentcg_outcome_output(from, i + 1, &to->output[i], sizeof(to->output[i]));
-// 	to->error = agentcg_outcome_error(from);
-// 	to->advice = agentcg_outcome_advice(from);
-// 	to->duration_us = agentcg_outcome_duration_us(from);
-// 	to->queued_us = agentcg_outcome_queued_us(from);
-// 	to->verdict = agentcg_outcome_verdict(from);
-// 	to->exit_code = agentcg_outcome_exit_code(from);
-// 	to->signal = agentcg_outcome_signal(from);
-// }
 import "C"
 
 import (
 	"encoding/json"
-	goruntime "runtime"
-	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -112,41 +82,8 @@ type Outcome struct {
 	Usage    *Usage
 	Stdout   *Output // nil: it was not captured
 	Stderr   *Output
-	Err      error // why it was never started
-
-	text *text
-}
-
-// JSON is all of it, as agentcg run --report writes it. It is made when it is first asked for.
-func (o *Outcome) JSON() json.RawMessage {
-	return json.RawMessage(o.text.get())
-}
-
-// text is JSON of the library's, made when it is asked for.
-type text struct {
-	mu   sync.Mutex
-	from *C.agentcg_outcome_t // until it is made
-	json string
-}
-
-// get is fine for none, too.
-func (t *text) get() string {
-	if t == nil {
-		return ""
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.from != nil {
-		t.json = C.GoString(C.agentcg_outcome_json(t.from))
-		t.free()
-	}
-	return t.json
-}
-
-func (t *text) free() {
-	goruntime.SetFinalizer(t, nil)
-	C.agentcg_outcome_free(t.from)
-	t.from = nil
+	Err      error           // why it was never started
+	JSON     json.RawMessage // all of it, as agentcg run --report writes it
 }
 
 // Success says that it exited with status 0 and that nothing of it was killed.
@@ -154,59 +91,50 @@ func (o *Outcome) Success() bool {
 	return o.Verdict == Completed
 }
 
-// outcomeOf takes an outcome, which is freed when its JSON is made or nobody can ask for that any more.
-func outcomeOf(from *C.agentcg_outcome_t) *Outcome {
-	var c C.outcome_t
-	C.read_outcome(from, &c)
-	made := &text{from: from}
-	goruntime.SetFinalizer(made, (*text).free)
+func outcomeOf(c *C.agentcg_outcome_t) *Outcome {
+	text := C.GoString(C.agentcg_outcome_json(c))
+	var usage C.agentcg_usage_t
+	C.agentcg_outcome_usage(c, &usage, C.size_t(unsafe.Sizeof(usage)))
 	o := &Outcome{
-		Verdict:  Verdict(c.verdict),
-		ExitCode: int(c.exit_code),
-		Signal:   syscall.Signal(c.signal),
-		Duration: microseconds(c.duration_us),
-		Queued:   microseconds(c.queued_us),
-		Advice:   C.GoString(c.advice),
-		Usage:    usageOf(&c.usage, made),
-		Stdout:   outputOf(&c, 0),
-		Stderr:   outputOf(&c, 1),
-		text:     made,
+		Verdict:  Verdict(C.agentcg_outcome_verdict(c)),
+		ExitCode: int(C.agentcg_outcome_exit_code(c)),
+		Signal:   syscall.Signal(C.agentcg_outcome_signal(c)),
+		Duration: microseconds(C.agentcg_outcome_duration_us(c)),
+		Queued:   microseconds(C.agentcg_outcome_queued_us(c)),
+		Advice:   C.GoString(C.agentcg_outcome_advice(c)),
+		Usage:    usageOf(&usage, text),
+		Stdout:   outputOf(c, 1),
+		Stderr:   outputOf(c, 2),
+		JSON:     json.RawMessage(text),
 	}
-	if c.error != nil {
-		o.Err = errorOf(c.error)
+	if e := C.agentcg_outcome_error(c); e != nil {
+		o.Err = errorOf(e)
 	}
-	if c.has_cause {
-		o.Cause = causeOf(&c.cause)
-	}
-	if o.Stdout != nil || o.Stderr != nil {
-		made.get() // Else the garbage collector, which does not see it, would leave output in memory.
+	var cause C.agentcg_cause_t
+	if C.agentcg_outcome_cause(c, &cause, C.size_t(unsafe.Sizeof(cause))) {
+		o.Cause = &Cause{
+			Limit:      C.GoString(cause.limit),
+			Scope:      Scope(cause.scope),
+			Effect:     Effect(cause.effect),
+			Cgroup:     C.GoString(cause.cgroup),
+			VictimPid:  int(cause.victim_pid),
+			VictimComm: C.GoString(cause.victim_comm),
+		}
+		if cause.limit_bytes != C.AGENTCG_UNSET {
+			o.Cause.LimitBytes = uint64(cause.limit_bytes)
+		}
+		if cause.limit_value >= 0 {
+			o.Cause.LimitValue = float64(cause.limit_value)
+		}
 	}
 	return o
 }
 
-func causeOf(c *C.agentcg_cause_t) *Cause {
-	cause := &Cause{
-		Limit:      C.GoString(c.limit),
-		Scope:      Scope(c.scope),
-		Effect:     Effect(c.effect),
-		Cgroup:     C.GoString(c.cgroup),
-		VictimPid:  int(c.victim_pid),
-		VictimComm: C.GoString(c.victim_comm),
-	}
-	if c.limit_bytes != C.AGENTCG_UNSET {
-		cause.LimitBytes = uint64(c.limit_bytes)
-	}
-	if c.limit_value >= 0 {
-		cause.LimitValue = float64(c.limit_value)
-	}
-	return cause
-}
-
-func outputOf(c *C.outcome_t, i int) *Output {
-	if !c.has_output[i] {
+func outputOf(c *C.agentcg_outcome_t, fd C.int32_t) *Output {
+	var output C.agentcg_output_t
+	if !C.agentcg_outcome_output(c, fd, &output, C.size_t(unsafe.Sizeof(output))) {
 		return nil
 	}
-	output := &c.output[i]
 	kept := make([]byte, output.length)
 	copy(kept, unsafe.Slice((*byte)(unsafe.Pointer(output.bytes)), len(kept)))
 	cut := -1
@@ -239,10 +167,10 @@ type Usage struct {
 	MemoryHigh    *uint64 // times it was slowed at its own memory.high
 	OOMKills      *uint64 // as the kernel counts: with memory.oom.group the one that it chose most often twice
 
-	text *text
+	json string
 }
 
-func usageOf(c *C.agentcg_usage_t, text *text) *Usage {
+func usageOf(c *C.agentcg_usage_t, text string) *Usage {
 	// In one allocation each.
 	numbers, times := new([9]uint64), new([6]time.Duration)
 	n, t := 0, 0
@@ -278,7 +206,7 @@ func usageOf(c *C.agentcg_usage_t, text *text) *Usage {
 		PidsPeak:      number(c.pids_peak),
 		MemoryHigh:    number(c.memory_high_events),
 		OOMKills:      number(c.oom_kills),
-		text:          text,
+		json:          text,
 	}
 }
 
@@ -290,16 +218,16 @@ func readUsage(
 	if err := check(numbers(&c, C.size_t(unsafe.Sizeof(c)))); err != nil {
 		return nil, err
 	}
-	var reason *C.char
-	if err := check(reasons(&reason)); err != nil {
+	var text *C.char
+	if err := check(reasons(&text)); err != nil {
 		return nil, err
 	}
-	defer C.agentcg_string_free(reason)
-	return usageOf(&c, &text{json: C.GoString(reason)}), nil
+	defer C.agentcg_string_free(text)
+	return usageOf(&c, C.GoString(text)), nil
 }
 
 // UnmarshalJSON reads the JSON of the library.
-func (u *Usage) UnmarshalJSON(given []byte) error {
+func (u *Usage) UnmarshalJSON(text []byte) error {
 	var c C.agentcg_usage_t
 	numbers := map[string]*C.uint64_t{
 		"memory_peak_bytes": &c.memory_peak_bytes, "memory_current_bytes": &c.memory_current_bytes,
@@ -309,19 +237,19 @@ func (u *Usage) UnmarshalJSON(given []byte) error {
 		"io_read_bytes": &c.io_read_bytes, "io_write_bytes": &c.io_write_bytes, "pids_peak": &c.pids_peak,
 		"memory_high_events": &c.memory_high_events, "oom_kills": &c.oom_kills,
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(given, &members); err != nil {
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(text, &given); err != nil {
 		return err
 	}
 	for name, place := range numbers {
 		*place = C.AGENTCG_UNSET
-		if number, there := members[name]; there {
+		if number, there := given[name]; there {
 			if err := json.Unmarshal(number, (*uint64)(place)); err != nil {
 				return err
 			}
 		}
 	}
-	*u = *usageOf(&c, &text{json: string(given)})
+	*u = *usageOf(&c, string(text))
 	return nil
 }
 
@@ -331,6 +259,6 @@ func (u *Usage) Unavailable() map[string]string {
 		Unavailable map[string]string `json:"unavailable"`
 	}
 	// The library's own JSON; of a usage without any there is nothing to say.
-	_ = json.Unmarshal([]byte(u.text.get()), &missing)
+	_ = json.Unmarshal([]byte(u.json), &missing)
 	return missing.Unavailable
 }

@@ -38,7 +38,7 @@ func (c *call) with(f func(*C.agentcg_call_t) error) error {
 	return c.h.with(func(c unsafe.Pointer) error { return f((*C.agentcg_call_t)(c)) })
 }
 
-// wait waits for the outcome, which see takes.
+// wait waits for the outcome, which is freed then.
 func (c *call) wait(see func(*C.agentcg_outcome_t)) error {
 	conn, err := c.ready.SyscallConn()
 	if err != nil {
@@ -52,6 +52,7 @@ func (c *call) wait(see func(*C.agentcg_outcome_t)) error {
 		})
 		if outcome != nil {
 			see(outcome)
+			C.agentcg_outcome_free(outcome)
 		}
 		return outcome != nil || failed != nil
 	})
@@ -74,14 +75,13 @@ func (c *call) close() {
 type canceller struct {
 	mu   sync.Mutex
 	c    *C.agentcg_canceller_t
-	over chan struct{} // nil when nobody waits for the context
+	over chan struct{}
 }
 
 // newCanceller makes one that ends the call when the context is done.
 func newCanceller(ctx context.Context) *canceller {
-	c := &canceller{c: C.agentcg_canceller_new()}
+	c := &canceller{c: C.agentcg_canceller_new(), over: make(chan struct{})}
 	if ctx != nil && ctx.Done() != nil {
-		c.over = make(chan struct{})
 		go func() {
 			select {
 			case <-ctx.Done():
@@ -113,8 +113,6 @@ func (c *canceller) close() {
 	if c.c != nil {
 		C.agentcg_canceller_free(c.c)
 		c.c = nil
-		if c.over != nil {
-			close(c.over)
-		}
+		close(c.over)
 	}
 }

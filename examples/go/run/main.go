@@ -58,7 +58,7 @@ func main() {
 	}
 	log.Printf("%s\n%s", said, outcome.Advice)
 	if path := os.Getenv("REPORT"); path != "" {
-		if err := os.WriteFile(path, append(outcome.JSON(), '\n'), 0o666); err != nil {
+		if err := os.WriteFile(path, append(outcome.JSON, '\n'), 0o666); err != nil {
 			log.Fatal(err)
 		}
 	}
