@@ -1,5 +1,6 @@
 //! [`Command`]: one tool call before it is started.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -17,9 +18,7 @@ use super::evidence::End;
 use super::outcome::{Ended, Outcome, Scope, Stopped, Verdict};
 use super::running::{Ending, Plan, Running};
 use super::stdio::{Opened, Stdio, raw};
-use super::strings::Strings;
 use super::supervisor::Slot;
-use super::usage::Ahead;
 use super::{CallControl, Pipes, ToolCall, US};
 use crate::admission::{Need, Pass, Place};
 use crate::budget::budget;
@@ -449,7 +448,7 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn status(&mut self) -> Result<Outcome> {
-        self.run([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit], None)
+        self.run([Stdio::Inherit, Stdio::Inherit, Stdio::Inherit], &mut || false)
     }
 
     /// Starts it and waits for its end; output is kept for the outcome.
@@ -457,7 +456,7 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn output(&mut self) -> Result<Outcome> {
-        self.run([Stdio::Null, Stdio::Capture, Stdio::Capture], None)
+        self.output_unless(|| false)
     }
 
     /// As [`output`](Self::output), for programs with signal handlers: `interrupted` is asked after
@@ -466,20 +465,20 @@ impl Command<'_> {
     /// # Errors
     /// As [`spawn`](Self::spawn).
     pub fn output_unless(&mut self, mut interrupted: impl FnMut() -> bool) -> Result<Outcome> {
-        self.run([Stdio::Null, Stdio::Capture, Stdio::Capture], Some(&mut interrupted))
+        self.run([Stdio::Null, Stdio::Capture, Stdio::Capture], &mut interrupted)
     }
 
     fn run(
         &mut self,
         default: [Stdio; 3],
-        mut interrupted: Option<&mut dyn FnMut() -> bool>,
+        interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
         let retry = self.may_retry(&default[0]);
         let started = self.start(&default, None);
         if !retry {
             self.use_up();
         }
-        let first = started?.run(interrupted.as_mut().map(|ask| &mut **ask as _));
+        let first = started?.run(interrupted);
         first.learn(self.history.as_ref());
         let Some(more) = retry.then(|| self.more_memory(&first)).flatten() else {
             self.use_up();
@@ -534,8 +533,7 @@ impl Command<'_> {
         self.check()?;
         let mut opened = {
             let [i, o, e] = [0, 1, 2].map(|i| self.stdio[i].as_ref().unwrap_or(&default[i]));
-            let calls = self.session.calls()?;
-            Opened::new([i, o, e], &self.extra_fds, self.capture_limit, calls.null())?
+            Opened::new([i, o, e], &self.extra_fds, self.capture_limit)?
         };
         let call = self.session.new_call(self.name.as_deref())?;
         let plan = self.plan(&call.name(), call.calls().controllers(), memory);
@@ -579,7 +577,6 @@ impl Command<'_> {
                         lock,
                         pidfd: child.pidfd,
                         before,
-                        ahead: Ahead::default(),
                         presence,
                         pass,
                         started,
@@ -600,7 +597,6 @@ impl Command<'_> {
                     calls: &calls,
                     cgroup: &cgroup,
                     before: &before,
-                    ahead: Ahead::default(),
                     ended: Ended::NotStarted(error),
                     stopped: cancelled.then(|| Stopped::Cancelled(US.into())),
                     alone: true,
@@ -735,53 +731,48 @@ impl Command<'_> {
         words.map(|w| w.to_string_lossy().into_owned()).collect()
     }
 
-    /// Ours, changed as asked for, with what says which call it is and what it may take.
-    fn environment(&self, plan: &Plan, cpus: usize) -> Result<Strings> {
-        let mut env = Strings::default();
-        let mut add = |name: &OsStr, value: &OsStr| {
-            let parts = [name.as_bytes(), b"=", value.as_bytes()];
-            let why = "it contains a NUL byte";
-            env.push(&parts).then_some(()).ok_or_else(|| Error::invalid("variable", name, why))
-        };
-        let own = [("AGENTCG_SESSION", self.session.name()), ("AGENTCG_CALL", &*plan.call)];
-        let is_own = |name: &OsStr| own.iter().any(|(own, _)| name == *own);
+    fn environment<'c>(&'c self, plan: &'c Plan, cpus: usize) -> BTreeMap<Text<'c>, Text<'c>> {
+        let mut env = BTreeMap::new();
         if !self.env_clear {
-            for (name, value) in std::env::vars_os() {
-                if !self.env.contains_key(&name) && !is_own(&name) {
-                    add(&name, &value)?;
-                }
-            }
+            env.extend(std::env::vars_os().map(|(k, v)| (Text::Owned(k), Text::Owned(v))));
         }
-        for (name, value) in &self.env {
-            let Some(value) = value.as_ref().filter(|_| !is_own(name)) else { continue };
-            if name.is_empty() || name.as_bytes().contains(&b'=') {
-                return Err(Error::invalid("environment variable", name, "a name has no ="));
-            }
-            add(name, value)?;
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => env.insert(key.into(), value.into()),
+                None => env.remove(key.as_os_str()),
+            };
         }
-        for (name, value) in own {
-            add(name.as_ref(), value.as_ref())?;
-        }
+        let text = |text: &'c str| Text::Borrowed(OsStr::new(text));
+        env.insert(text("AGENTCG_SESSION"), text(self.session.name()));
+        env.insert(text("AGENTCG_CALL"), text(&plan.call));
         if self.budget {
             let limits = plan.limits.over(&self.session.config().limits);
-            for (name, value) in budget(&limits, cpus, &|name| env.value(name).is_some()) {
-                // Neither has a NUL.
-                let _ = env.push(&[name.as_bytes(), b"=", value.as_bytes()]);
+            for (name, value) in budget(&limits, cpus, &|name| env.contains_key(OsStr::new(name))) {
+                env.insert(Text::Owned(name.into()), Text::Owned(value.into()));
             }
         }
-        Ok(env)
+        env
     }
 
     fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>, cpus: usize) -> Result<Launch> {
-        let envp = self.environment(plan, cpus)?;
-        let path = OsStr::from_bytes(envp.value("PATH").unwrap_or(b"/usr/bin:/bin"));
-        let programs = programs(&self.program, path)?;
-        let mut argv = Strings::default();
-        let first = ("program", self.arg0.as_ref().unwrap_or(&self.program));
-        for (what, arg) in std::iter::once(first).chain(self.args.iter().map(|a| ("argument", a))) {
-            if !argv.push(&[arg.as_bytes()]) {
-                return Err(Error::invalid(what, arg, "it contains a NUL byte"));
+        let env = self.environment(plan, cpus);
+        let mut argv = vec![c_string(self.arg0.as_ref().unwrap_or(&self.program), "program")?];
+        for arg in &self.args {
+            argv.push(c_string(arg, "argument")?);
+        }
+        let path = env.get(OsStr::new("PATH")).map(AsRef::as_ref);
+        let programs = programs(&self.program, path.unwrap_or(OsStr::new("/usr/bin:/bin")))?;
+        let mut envp = Vec::with_capacity(env.len());
+        for (name, value) in env {
+            if name.is_empty() || name.as_bytes().contains(&b'=') {
+                return Err(Error::invalid("environment variable", name, "a name has no ="));
             }
+            // With the NUL at the end: there are many variables, and each is made in one piece.
+            let mut variable = Vec::with_capacity(name.len() + value.len() + 2);
+            for part in [name.as_bytes(), b"=", value.as_bytes()] {
+                variable.extend_from_slice(part);
+            }
+            envp.push(c_string(OsString::from_vec(variable), "variable")?);
         }
         Ok(Launch {
             programs,
@@ -829,6 +820,8 @@ impl Command<'_> {
     }
 }
 
+type Text<'a> = Cow<'a, OsStr>;
+
 /// A call whose process was made, or could not be.
 enum Started {
     Running(Box<Running>, i32, Pipes),
@@ -836,7 +829,7 @@ enum Started {
 }
 
 impl Started {
-    fn run(self, interrupted: Option<&mut dyn FnMut() -> bool>) -> Outcome {
+    fn run(self, interrupted: &mut dyn FnMut() -> bool) -> Outcome {
         match self {
             Started::Running(running, _, pipes) => {
                 // Nobody can use them, and the call might wait for the end of its input.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `command.rs` | [`Command`]: what is to be started, and how |
 //! | `cancel.rs` | [`Canceller`]: an end from outside, at any time |
-//! | `clone.rs`, `strings.rs` | a process born in its cgroup; its arguments and environment |
+//! | `clone.rs` | a process born in its cgroup |
 //! | `stdio.rs`, `capture.rs` | standard input and output, kept output |
 //! | `running.rs` | a call from start to end, as a state machine |
 //! | `supervisor.rs` | the thread that drives all calls of a runtime |
@@ -30,7 +30,6 @@ mod processes;
 mod reap;
 mod running;
 mod stdio;
-mod strings;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -60,8 +59,7 @@ pub use outcome::{
     Captured, Cause, Effect, Ended, Outcome, Sample, Scope, Survivor, Verdict, Victim,
 };
 pub(crate) use processes::count as count_processes;
-use reap::{reap, wait};
-pub(crate) use stdio::Null;
+use reap::reap;
 pub use stdio::Stdio;
 pub(crate) use supervisor::Supervisor;
 use supervisor::{Inbox, Slot};

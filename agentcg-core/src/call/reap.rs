@@ -1,9 +1,6 @@
 //! How a process ended, through its pidfd.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-
-use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::outcome::Ended;
 
@@ -21,15 +18,6 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64);
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 /// `_IOWR(0xFF, 11, struct pidfd_info)`
 const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
-
-/// Waits for the end of a process, whose status stays to be collected.
-pub(super) fn wait(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
-    match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
-        // Collected by others, so it has ended.
-        Ok(_) | Err(Errno::CHILD) => Ok(()),
-        Err(e) => Err(e),
-    }
-}
 
 /// Collects the status of an ended process, and the largest resident set of it and the children it
 /// waited for, bytes.

@@ -19,7 +19,6 @@ use rustix::process::Signal;
 use super::evidence::{Baseline, End};
 use super::outcome::{Ended, Outcome, Sample, Stopped, Survivor};
 use super::stdio::{Collect, Feed};
-use super::usage::Ahead;
 use super::{US, processes};
 use crate::admission::Pass;
 use crate::cgroup::Cgroup;
@@ -90,8 +89,6 @@ pub(super) struct Running {
     pub lock: OwnedFd,
     pub pidfd: OwnedFd,
     pub before: Baseline,
-    /// Files for the end.
-    pub ahead: Ahead,
     pub presence: crate::session::Presence,
     /// Room in the queue.
     pub pass: Pass,
@@ -340,7 +337,6 @@ impl Running {
             calls: &self.calls,
             cgroup: &self.cgroup,
             before: &self.before,
-            ahead: self.ahead,
             ended,
             stopped: self.end.stopped.take(),
             alone: self.calls.was_alone(&self.presence),
@@ -356,7 +352,7 @@ impl Running {
         outcome.background = self.end.background;
         outcome.survivors = self.end.survivors;
         outcome.timeline = self.end.timeline;
-        if let Err(e) = self.calls.remove(&self.cgroup) {
+        if let Err(e) = self.cgroup.remove_tree() {
             tracing::warn!("call {} stays: {e}", outcome.call);
         }
         drop(self.presence);
@@ -366,21 +362,17 @@ impl Running {
 
     /// Sees it through to its end in the calling thread, without a supervisor. `interrupted` is asked
     /// after a signal handler has run: true ends the call.
-    pub(super) fn run(mut self, mut interrupted: Option<&mut dyn FnMut() -> bool>) -> Outcome {
+    pub(super) fn run(mut self, interrupted: &mut dyn FnMut() -> bool) -> Outcome {
         let mut sources = Source::ALL.to_vec();
         self.begin();
-        // Not in a crowd, which would have many descriptors then.
-        if self.presence.was_alone_at_start() {
-            self.ahead = Ahead::open(&self.cgroup, self.calls.controllers());
-        }
         // A signal that came while it was started has been handled by now.
         let mut ask = true;
         loop {
-            if std::mem::take(&mut ask) && interrupted.as_mut().is_some_and(|asked| asked()) {
+            if std::mem::take(&mut ask) && interrupted() {
                 let grace = self.plan.grace.min(INTERRUPTED_GRACE);
                 self.stop(Stopped::Cancelled(US.into()), Signal::TERM, grace);
             }
-            let next = match self.poll(&sources, interrupted.is_some()) {
+            let next = match self.poll(&sources) {
                 Ok(Some(source)) => self.on_event(source),
                 Ok(None) => self.on_time(Instant::now()),
                 Err(Errno::INTR) => {
@@ -406,17 +398,12 @@ impl Running {
         }
     }
 
-    /// What comes first; `None` when a time is over. `interruptible`: a signal handler ends the wait.
-    fn poll(&self, sources: &[Source], interruptible: bool) -> Result<Option<Source>, Errno> {
+    /// What comes first; `None` when a time is over.
+    fn poll(&self, sources: &[Source]) -> Result<Option<Source>, Errno> {
         let left = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         let watched: Vec<_> =
             sources.iter().filter_map(|s| self.fd(*s).map(|fd| (*s, fd))).collect();
-        if let ([(Source::Exit, pidfd)], None, false) = (&watched[..], &timeout, interruptible) {
-            // A parent that waits for its child is woken sooner than one that polls, but goes on
-            // waiting after a handler with SA_RESTART.
-            return super::wait(*pidfd).map(|()| Some(Source::Exit));
-        }
         let mut fds: Vec<_> =
             watched.iter().map(|(s, fd)| PollFd::from_borrowed_fd(*fd, s.poll_flags())).collect();
         poll(&mut fds, timeout.as_ref())?;

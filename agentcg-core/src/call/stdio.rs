@@ -3,7 +3,6 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -110,18 +109,21 @@ impl Opened {
         stdio: [&Stdio; 3],
         extra: &[Option<OwnedFd>],
         capture_limit: usize,
-        null: &Null,
     ) -> crate::Result<Self> {
         let mut opened = Self::default();
         let first = 3 + extra.len() as RawFd;
         for fd in extra {
             opened.extra.push(fd.as_ref().map(|fd| copy_from(fd, first)).transpose()?);
         }
+        let mut null = None;
         for (i, how) in stdio.into_iter().enumerate() {
             let theirs = match (how, i) {
                 (Stdio::Inherit, _) => None,
                 (Stdio::Null, _) => {
-                    opened.theirs[i] = Some(null.get()?);
+                    if null.is_none() {
+                        null = Some(Arc::new(open_null()?));
+                    }
+                    opened.theirs[i] = null.clone();
                     continue;
                 }
                 (Stdio::Fd(fd), _) => Some(above_2(fd)?),
@@ -178,22 +180,10 @@ pub(super) fn raw(fds: &[Option<OwnedFd>]) -> Vec<Option<RawFd>> {
     fds.iter().map(|fd| fd.as_ref().map(AsRawFd::as_raw_fd)).collect()
 }
 
-/// `/dev/null`, opened when it is first needed, for all calls of a session.
-#[derive(Debug, Default)]
-pub(crate) struct Null(Mutex<Option<Arc<OwnedFd>>>);
-
-impl Null {
-    fn get(&self) -> crate::Result<Arc<OwnedFd>> {
-        let mut null = self.0.lock();
-        if let Some(fd) = &*null {
-            return Ok(fd.clone());
-        }
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, "/dev/null", flags, Mode::empty())
-            .map_err(|e| Error::os("open", "/dev/null", e))?;
-        let fd = if fd.as_raw_fd() > 2 { fd } else { above_2(&fd)? };
-        Ok(null.insert(Arc::new(fd)).clone())
-    }
+fn open_null() -> crate::Result<OwnedFd> {
+    let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::os("open", "/dev/null", e))?;
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { above_2(&fd) }
 }
 
 /// A copy that is none of 0, 1, 2: where ours are closed, a new descriptor may get such a number, and

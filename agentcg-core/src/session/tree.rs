@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use serde::Serialize;
+use serde_json::json;
 
 use super::Origins;
-use crate::call::{Ancestors, Null, Stacks};
+use crate::call::{Ancestors, Stacks};
 use crate::cgroup::{self, Cgroup, CgroupName, Controller, Limit, Lock};
 use crate::limits::Limits;
 use crate::scheduler::SchedExt;
@@ -176,7 +176,6 @@ pub(crate) struct Calls {
     cpus: usize,
     ancestors: Ancestors,
     stacks: Stacks,
-    null: Null,
     next: AtomicU64,
     /// Made while another call was running, for the next one to start sooner.
     spare: Mutex<Option<Empty>>,
@@ -204,12 +203,6 @@ pub(crate) struct Presence {
     calls: Arc<Calls>,
     number: u64,
     alone_at_start: bool,
-}
-
-impl Presence {
-    pub(crate) fn was_alone_at_start(&self) -> bool {
-        self.alone_at_start
-    }
 }
 
 impl Drop for Presence {
@@ -253,7 +246,6 @@ impl Calls {
                 .map(|ours| (ours.max(0) + RAISE_BY).min(1000)),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
             stacks: Stacks::default(),
-            null: Null::default(),
             next: AtomicU64::new(1),
             spare: Mutex::default(),
             live: Mutex::default(),
@@ -271,10 +263,6 @@ impl Calls {
 
     pub(crate) fn stacks(&self) -> &Stacks {
         &self.stacks
-    }
-
-    pub(crate) fn null(&self) -> &Null {
-        &self.null
     }
 
     pub(crate) fn oom_score_adj(&self) -> Option<i32> {
@@ -360,11 +348,6 @@ impl Calls {
         }
     }
 
-    /// Removes a call's cgroup, and what it made below.
-    pub(crate) fn remove(&self, call: &Cgroup) -> Result<()> {
-        self.cgroup.remove_child(call)
-    }
-
     /// Moves what is left of a call to the session's `background`; returns the processes.
     pub(crate) fn move_to_background(&self, call: &Cgroup) -> Vec<i32> {
         let mut moved = Vec::new();
@@ -407,14 +390,6 @@ impl Calls {
             }
         }
     }
-}
-
-/// What is said on the cgroup of a call.
-#[derive(Serialize)]
-struct Description<'a> {
-    command: &'a str,
-    owner: u32,
-    started_ms: u64,
 }
 
 /// The cgroup of a call that is about to be started. Dropping it removes the cgroup.
@@ -463,10 +438,9 @@ impl NewCall {
         let started = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| d.as_millis() as u64);
-        let call = Description { command: &text, owner: std::process::id(), started_ms: started };
-        // Text and numbers always make JSON.
-        let call = serde_json::to_vec(&call).unwrap_or_default();
-        cgroup::set_attribute(self.cgroup(), CALL, &call)
+        let owner = std::process::id();
+        let call = json!({ "command": text, "owner": owner, "started_ms": started });
+        cgroup::set_attribute(self.cgroup(), CALL, call.to_string().as_bytes())
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
