@@ -162,8 +162,8 @@ impl Drop for Place {
     }
 }
 
-/// Keeps all code that runs now in memory. In an emulated guest virtiofsd writes a page that is read
-/// again without QEMU's knowledge, which goes on executing what was there before: programs crash.
+/// Keeps all code that runs now in memory: without it programs crashed in some emulated guests. The
+/// likely reason, not proven: virtiofsd reads an evicted page again without QEMU's knowledge.
 fn keep_code() -> Result<()> {
     let mut seen = std::collections::HashSet::new();
     for process in std::fs::read_dir("/proc")?.flatten() {
