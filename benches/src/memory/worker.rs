@@ -256,8 +256,8 @@ impl Memory {
     }
 }
 
-/// QEMU doubles the TLB of an emulated CPU, where it is too small, only when it is flushed. Without this
-/// a process that is alone misses it all the time, and is slower than one that others make flush it.
+/// Without this a process that is alone is slower than beside others. Our reading, not checked: QEMU
+/// enlarges the TLB of an emulated CPU only when it is flushed, which the others cause.
 fn flush_tlb() {
     const BYTES: usize = 1 << 20;
     let (access, kind) =
