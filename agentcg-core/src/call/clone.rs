@@ -17,6 +17,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use super::strings::Strings;
+
 /// Not in the libc crate as 64 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
@@ -31,8 +33,8 @@ const TOUCHED: usize = 16 << 10;
 pub(super) struct Launch {
     /// The files to try in turn: one, or one for each directory of `PATH`.
     pub programs: Vec<CString>,
-    pub argv: Vec<CString>,
-    pub envp: Vec<CString>,
+    pub argv: Strings,
+    pub envp: Strings,
     /// What becomes descriptor 0, 1 and 2; at least 3 each, or the same number. `None`: as ours.
     pub stdio: [Option<RawFd>; 3],
     /// What becomes descriptor 3, 4, ...; all of them above these numbers. `None`: closed.
@@ -166,12 +168,7 @@ pub(super) fn spawn(
     cgroup: BorrowedFd<'_>,
     procs: impl FnOnce() -> crate::Result<OwnedFd>,
 ) -> Result<Child, Failure> {
-    let pointers = |list: &[CString]| {
-        let mut all: Vec<_> = list.iter().map(|s| s.as_ptr()).collect();
-        all.push(std::ptr::null());
-        all
-    };
-    let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
+    let (argv, envp) = (launch.argv.pointers(), launch.envp.pointers());
     let mut shared =
         Shared { launch, argv: &argv, envp: &envp, procs: -1, failure: Cell::new(None) };
     let stack = stacks.take().map_err(|errno| Failure { step: Step::Make, errno })?;

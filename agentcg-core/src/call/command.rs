@@ -1,6 +1,5 @@
 //! [`Command`]: one tool call before it is started.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -18,7 +17,9 @@ use super::evidence::End;
 use super::outcome::{Ended, Outcome, Scope, Stopped, Verdict};
 use super::running::{Ending, Plan, Running};
 use super::stdio::{Opened, Stdio, raw};
+use super::strings::Strings;
 use super::supervisor::Slot;
+use super::usage::Ahead;
 use super::{CallControl, Pipes, ToolCall, US};
 use crate::admission::{Need, Pass, Place};
 use crate::budget::budget;
@@ -569,26 +570,24 @@ impl Command<'_> {
         match made {
             Ok((child, pass)) => {
                 calls.prepare_next();
-                Ok(Started::Running(
-                    Box::new(Running {
-                        plan,
-                        calls,
-                        cgroup,
-                        lock,
-                        pidfd: child.pidfd,
-                        before,
-                        presence,
-                        pass,
-                        started,
-                        started_at,
-                        queued,
-                        input: opened.input,
-                        capture: opened.capture,
-                        end: Ending::default(),
-                    }),
-                    child.pid,
-                    pipes,
-                ))
+                let running = Box::new(Running {
+                    plan,
+                    calls,
+                    cgroup,
+                    lock,
+                    pidfd: child.pidfd,
+                    before,
+                    ahead: Ahead::default(),
+                    presence,
+                    pass,
+                    started,
+                    started_at,
+                    queued,
+                    input: opened.input,
+                    capture: opened.capture,
+                    end: Ending::default(),
+                });
+                Ok(Started::Running(running, child.pid, pipes))
             }
             Err(error) => {
                 let cancelled = self.canceller.is_cancelled();
@@ -597,6 +596,7 @@ impl Command<'_> {
                     calls: &calls,
                     cgroup: &cgroup,
                     before: &before,
+                    ahead: Ahead::default(),
                     ended: Ended::NotStarted(error),
                     stopped: cancelled.then(|| Stopped::Cancelled(US.into())),
                     alone: true,
@@ -731,48 +731,53 @@ impl Command<'_> {
         words.map(|w| w.to_string_lossy().into_owned()).collect()
     }
 
-    fn environment<'c>(&'c self, plan: &'c Plan, cpus: usize) -> BTreeMap<Text<'c>, Text<'c>> {
-        let mut env = BTreeMap::new();
+    /// Ours, changed as asked for, with what says which call it is and what it may take.
+    fn environment(&self, plan: &Plan, cpus: usize) -> Result<Strings> {
+        let mut env = Strings::default();
+        let mut add = |name: &OsStr, value: &OsStr| {
+            let parts = [name.as_bytes(), b"=", value.as_bytes()];
+            let why = "it contains a NUL byte";
+            env.push(&parts).then_some(()).ok_or_else(|| Error::invalid("variable", name, why))
+        };
+        let own = [("AGENTCG_SESSION", self.session.name()), ("AGENTCG_CALL", &*plan.call)];
+        let is_own = |name: &OsStr| own.iter().any(|(own, _)| name == *own);
         if !self.env_clear {
-            env.extend(std::env::vars_os().map(|(k, v)| (Text::Owned(k), Text::Owned(v))));
-        }
-        for (key, value) in &self.env {
-            match value {
-                Some(value) => env.insert(key.into(), value.into()),
-                None => env.remove(key.as_os_str()),
-            };
-        }
-        let text = |text: &'c str| Text::Borrowed(OsStr::new(text));
-        env.insert(text("AGENTCG_SESSION"), text(self.session.name()));
-        env.insert(text("AGENTCG_CALL"), text(&plan.call));
-        if self.budget {
-            let limits = plan.limits.over(&self.session.config().limits);
-            for (name, value) in budget(&limits, cpus, &|name| env.contains_key(OsStr::new(name))) {
-                env.insert(Text::Owned(name.into()), Text::Owned(value.into()));
+            for (name, value) in std::env::vars_os() {
+                if !self.env.contains_key(&name) && !is_own(&name) {
+                    add(&name, &value)?;
+                }
             }
         }
-        env
-    }
-
-    fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>, cpus: usize) -> Result<Launch> {
-        let env = self.environment(plan, cpus);
-        let mut argv = vec![c_string(self.arg0.as_ref().unwrap_or(&self.program), "program")?];
-        for arg in &self.args {
-            argv.push(c_string(arg, "argument")?);
-        }
-        let path = env.get(OsStr::new("PATH")).map(AsRef::as_ref);
-        let programs = programs(&self.program, path.unwrap_or(OsStr::new("/usr/bin:/bin")))?;
-        let mut envp = Vec::with_capacity(env.len());
-        for (name, value) in env {
+        for (name, value) in &self.env {
+            let Some(value) = value.as_ref().filter(|_| !is_own(name)) else { continue };
             if name.is_empty() || name.as_bytes().contains(&b'=') {
                 return Err(Error::invalid("environment variable", name, "a name has no ="));
             }
-            // With the NUL at the end: there are many variables, and each is made in one piece.
-            let mut variable = Vec::with_capacity(name.len() + value.len() + 2);
-            for part in [name.as_bytes(), b"=", value.as_bytes()] {
-                variable.extend_from_slice(part);
+            add(name, value)?;
+        }
+        for (name, value) in own {
+            add(name.as_ref(), value.as_ref())?;
+        }
+        if self.budget {
+            let limits = plan.limits.over(&self.session.config().limits);
+            for (name, value) in budget(&limits, cpus, &|name| env.value(name).is_some()) {
+                // Neither has a NUL.
+                let _ = env.push(&[name.as_bytes(), b"=", value.as_bytes()]);
             }
-            envp.push(c_string(OsString::from_vec(variable), "variable")?);
+        }
+        Ok(env)
+    }
+
+    fn launch(&self, plan: &Plan, oom_score_adj: Option<i32>, cpus: usize) -> Result<Launch> {
+        let envp = self.environment(plan, cpus)?;
+        let path = OsStr::from_bytes(envp.value("PATH").unwrap_or(b"/usr/bin:/bin"));
+        let programs = programs(&self.program, path)?;
+        let mut argv = Strings::default();
+        let first = ("program", self.arg0.as_ref().unwrap_or(&self.program));
+        for (what, arg) in std::iter::once(first).chain(self.args.iter().map(|a| ("argument", a))) {
+            if !argv.push(&[arg.as_bytes()]) {
+                return Err(Error::invalid(what, arg, "it contains a NUL byte"));
+            }
         }
         Ok(Launch {
             programs,
@@ -819,8 +824,6 @@ impl Command<'_> {
         }
     }
 }
-
-type Text<'a> = Cow<'a, OsStr>;
 
 /// A call whose process was made, or could not be.
 enum Started {

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::outcome::{Ended, Outcome, Scope, Stopped};
 use super::running::Plan;
-use super::usage::{Files, Met, Usage};
+use super::usage::{Ahead, Files, Met, Usage};
 use super::verdict::{Evidence, Level, LevelLimits, MEMORY_STALL_SHARE, THROTTLED_SHARE, decide};
 use super::{advice, oom};
 use crate::cgroup::{Cgroup, CpuMax, Limit, MemoryEvents, cpu_stat_local, pids_events};
@@ -93,6 +93,8 @@ pub(crate) struct End<'a> {
     pub calls: &'a Calls,
     pub cgroup: &'a Cgroup,
     pub before: &'a Baseline,
+    /// Files of the cgroup that are open already.
+    pub ahead: Ahead,
     pub ended: Ended,
     pub stopped: Option<Stopped>,
     /// No other call of the session ran meanwhile.
@@ -110,7 +112,7 @@ impl End<'_> {
     /// survivors, ...) is left at its default for it to fill in.
     ///
     /// The cgroup must still be there, with whatever sub-cgroups the call has made.
-    pub(crate) fn conclude(self) -> Outcome {
+    pub(crate) fn conclude(mut self) -> Outcome {
         let (mut evidence, no_victim) = self.gather();
         let unavailable = &mut evidence.usage.unavailable;
         if let Some(why) = no_victim {
@@ -142,9 +144,10 @@ impl End<'_> {
     }
 
     /// The evidence, and why an OOM kill's victim is not known.
-    fn gather(&self) -> (Evidence, Option<String>) {
+    fn gather(&mut self) -> (Evidence, Option<String>) {
+        let (calls, ahead) = (self.calls, std::mem::take(&mut self.ahead));
         let (mut usage, mut own) =
-            Usage::with_events(self.cgroup, self.calls.controllers(), self.calls.sched_ext());
+            Usage::with_events(self.cgroup, calls.controllers(), ahead, calls.sched_ext());
         usage.max_rss_bytes = self.max_rss_bytes;
         let mut levels = self.sub_cgroups(&mut own);
         let stopped =

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `command.rs` | [`Command`]: what is to be started, and how |
 //! | `cancel.rs` | [`Canceller`]: an end from outside, at any time |
-//! | `clone.rs` | a process born in its cgroup |
+//! | `clone.rs`, `strings.rs` | a process born in its cgroup; its arguments and environment |
 //! | `stdio.rs`, `capture.rs` | standard input and output, kept output |
 //! | `running.rs` | a call from start to end, as a state machine |
 //! | `supervisor.rs` | the thread that drives all calls of a runtime |
@@ -30,6 +30,7 @@ mod processes;
 mod reap;
 mod running;
 mod stdio;
+mod strings;
 mod supervisor;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use rustix::process::Signal;
 use super::evidence::{Baseline, End};
 use super::outcome::{Ended, Outcome, Sample, Stopped, Survivor};
 use super::stdio::{Collect, Feed};
+use super::usage::Ahead;
 use super::{US, processes};
 use crate::admission::Pass;
 use crate::cgroup::Cgroup;
@@ -89,6 +90,8 @@ pub(super) struct Running {
     pub lock: OwnedFd,
     pub pidfd: OwnedFd,
     pub before: Baseline,
+    /// Files for the end.
+    pub ahead: Ahead,
     pub presence: crate::session::Presence,
     /// Room in the queue.
     pub pass: Pass,
@@ -337,6 +340,7 @@ impl Running {
             calls: &self.calls,
             cgroup: &self.cgroup,
             before: &self.before,
+            ahead: self.ahead,
             ended,
             stopped: self.end.stopped.take(),
             alone: self.calls.was_alone(&self.presence),
@@ -352,7 +356,7 @@ impl Running {
         outcome.background = self.end.background;
         outcome.survivors = self.end.survivors;
         outcome.timeline = self.end.timeline;
-        if let Err(e) = self.cgroup.remove_tree() {
+        if let Err(e) = self.calls.remove(&self.cgroup) {
             tracing::warn!("call {} stays: {e}", outcome.call);
         }
         drop(self.presence);
@@ -365,6 +369,10 @@ impl Running {
     pub(super) fn run(mut self, interrupted: &mut dyn FnMut() -> bool) -> Outcome {
         let mut sources = Source::ALL.to_vec();
         self.begin();
+        // Not in a crowd, which would have many descriptors then.
+        if self.presence.was_alone_at_start() {
+            self.ahead = Ahead::open(&self.cgroup, self.calls.controllers());
+        }
         // A signal that came while it was started has been handled by now.
         let mut ask = true;
         loop {

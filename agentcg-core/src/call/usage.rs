@@ -11,11 +11,13 @@
 //! | `*.pressure` | the stall times | 4.20, with PSI |
 //!
 //! It is read at the end of every call, so each file is opened, read and closed once, into one
-//! buffer, and nothing else is allocated unless something is missing.
+//! buffer, and nothing else is allocated unless something is missing. Where the caller waits for one
+//! call, the files are opened while that runs: to find and open one takes the kernel longer than to
+//! read it.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -82,6 +84,37 @@ pub struct Usage {
     pub unavailable: BTreeMap<&'static str, String>,
 }
 
+/// The files that are read at the end of a call; with a controller: there if that is enabled.
+const AT_THE_END: [(Option<Controller>, &CStr); 10] = [
+    (None, c"cpu.stat"),
+    (None, c"memory.pressure"),
+    (None, c"cpu.pressure"),
+    (None, c"io.pressure"),
+    (Some(Controller::Memory), c"memory.events"),
+    (Some(Controller::Memory), c"memory.peak"),
+    (Some(Controller::Memory), c"memory.swap.peak"),
+    (Some(Controller::Io), c"io.stat"),
+    (Some(Controller::Pids), c"pids.peak"),
+    (Some(Controller::Pids), c"pids.events"),
+];
+
+/// Files that were opened ahead. One that is missing is looked for once more when it is to be read.
+#[derive(Debug, Default)]
+pub(super) struct Ahead(Vec<(&'static CStr, OwnedFd)>);
+
+impl Ahead {
+    pub(super) fn open(cgroup: &Cgroup, controllers: &[Controller]) -> Self {
+        let there =
+            |controller: Option<Controller>| controller.is_none_or(|c| controllers.contains(&c));
+        let files = AT_THE_END.into_iter().filter(|(controller, _)| there(*controller));
+        Self(files.filter_map(|(_, file)| Some((file, open(cgroup, file).ok()?))).collect())
+    }
+}
+
+fn open(cgroup: &Cgroup, file: &CStr) -> Result<OwnedFd, Errno> {
+    fs::openat(cgroup.as_fd(), file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// How often a cgroup met limits, its own or those above.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Met {
@@ -110,13 +143,13 @@ impl Usage {
 
     /// The usage and, from files that are read for it anyway, how often limits were met.
     /// Only the files of these controllers are looked for.
-    pub(crate) fn with_events(
+    pub(super) fn with_events(
         cgroup: &Cgroup,
         controllers: &[Controller],
+        ahead: Ahead,
         sched_ext: &SchedExt,
     ) -> (Self, Met) {
-        let mut files = Files::of(cgroup);
-        files.controllers = Some(controllers);
+        let mut files = Files { controllers: Some(controllers), ahead, ..Files::of(cgroup) };
         let mut usage = Self::default();
         let memory = usage.read_files(&mut files, sched_ext);
         let refused_forks = files.of_controller(Controller::Pids, c"pids.events", pids_events).ok();
@@ -282,12 +315,14 @@ pub(crate) struct Files<'a> {
     /// Those that are enabled, where that is known: to find that a file is missing takes the kernel
     /// as long as to read it.
     controllers: Option<&'a [Controller]>,
+    ahead: Ahead,
     buf: Vec<u8>,
 }
 
 impl<'a> Files<'a> {
     pub(crate) fn of(cgroup: &'a Cgroup) -> Self {
-        Self { cgroup, controllers: None, buf: vec![0; 4096] }
+        // Most files have less to say.
+        Self { cgroup, controllers: None, ahead: Ahead::default(), buf: vec![0; 1000] }
     }
 
     /// What `parse` makes of the file's content; `EIO` when it makes nothing of it.
@@ -296,11 +331,17 @@ impl<'a> Files<'a> {
         file: &CStr,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, Errno> {
-        let fd =
-            fs::openat(self.cgroup.as_fd(), file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let now;
+        let fd = match self.ahead.0.iter().find(|(name, _)| *name == file) {
+            Some((_, fd)) => fd,
+            None => {
+                now = open(self.cgroup, file)?;
+                &now
+            }
+        };
         let mut len = 0;
         loop {
-            let n = rustix::io::pread(&fd, &mut self.buf[len..], len as u64)?;
+            let n = rustix::io::pread(fd, &mut self.buf[len..], len as u64)?;
             len += n;
             // The kernel gives all it has: what does not fill the buffer is the end.
             if n == 0 || len < self.buf.len() {
@@ -394,8 +435,9 @@ mod tests {
     #[test]
     fn every_field_has_a_value_or_a_reason() {
         let Ok(cgroup) = crate::own_path().and_then(Cgroup::open) else { return };
-        let (usage, met) =
-            Usage::with_events(&cgroup, &cgroup.controllers().unwrap(), &SchedExt::open());
+        let controllers = cgroup.controllers().unwrap();
+        let ahead = Ahead::open(&cgroup, &controllers);
+        let (usage, met) = Usage::with_events(&cgroup, &controllers, ahead, &SchedExt::open());
         let json = serde_json::to_value(&usage).unwrap();
         for field in [
             "memory_peak_bytes",

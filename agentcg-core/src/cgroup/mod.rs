@@ -205,6 +205,14 @@ impl Cgroup {
         self.remove()
     }
 
+    /// As [`remove_tree`](Self::remove_tree) of a child, without walking down its whole path.
+    pub(crate) fn remove_child(&self, child: &Cgroup) -> Result<()> {
+        match fs::unlinkat(&self.dir, &*child.name(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(_) => child.remove_tree(),
+        }
+    }
+
     // ---- files
 
     /// Opens one of the cgroup's files.

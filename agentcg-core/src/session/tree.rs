@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use serde_json::json;
+use serde::Serialize;
 
 use super::Origins;
 use crate::call::{Ancestors, Stacks};
@@ -205,6 +205,12 @@ pub(crate) struct Presence {
     alone_at_start: bool,
 }
 
+impl Presence {
+    pub(crate) fn was_alone_at_start(&self) -> bool {
+        self.alone_at_start
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut live = self.calls.live.lock();
@@ -348,6 +354,11 @@ impl Calls {
         }
     }
 
+    /// Removes a call's cgroup, and what it made below.
+    pub(crate) fn remove(&self, call: &Cgroup) -> Result<()> {
+        self.cgroup.remove_child(call)
+    }
+
     /// Moves what is left of a call to the session's `background`; returns the processes.
     pub(crate) fn move_to_background(&self, call: &Cgroup) -> Vec<i32> {
         let mut moved = Vec::new();
@@ -390,6 +401,14 @@ impl Calls {
             }
         }
     }
+}
+
+/// What is said on the cgroup of a call.
+#[derive(Serialize)]
+struct Description<'a> {
+    command: &'a str,
+    owner: u32,
+    started_ms: u64,
 }
 
 /// The cgroup of a call that is about to be started. Dropping it removes the cgroup.
@@ -438,9 +457,10 @@ impl NewCall {
         let started = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| d.as_millis() as u64);
-        let owner = std::process::id();
-        let call = json!({ "command": text, "owner": owner, "started_ms": started });
-        cgroup::set_attribute(self.cgroup(), CALL, call.to_string().as_bytes())
+        let call = Description { command: &text, owner: std::process::id(), started_ms: started };
+        // Text and numbers always make JSON.
+        let call = serde_json::to_vec(&call).unwrap_or_default();
+        cgroup::set_attribute(self.cgroup(), CALL, &call)
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
