@@ -119,6 +119,8 @@ struct Shared<'a> {
     envp: &'a [*const c_char],
     /// `cgroup.procs`, where the child has to move itself; else -1.
     procs: RawFd,
+    /// The child has come as far as its first instruction.
+    begun: Cell<bool>,
     /// The child says what it could not do, and the errno, before it ends and we run on.
     failure: Cell<Option<(Step, i32)>>,
 }
@@ -169,20 +171,24 @@ pub(super) fn spawn(
     procs: impl FnOnce() -> crate::Result<OwnedFd>,
 ) -> Result<Child, Failure> {
     let (argv, envp) = (launch.argv.pointers(), launch.envp.pointers());
-    let mut shared =
-        Shared { launch, argv: &argv, envp: &envp, procs: -1, failure: Cell::new(None) };
-    let stack = stacks.take().map_err(|errno| Failure { step: Step::Make, errno })?;
-    let result = match clone3(&shared, &stack, cgroup) {
-        Err(Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::PERM) => {
-            let procs = procs().map_err(|e| {
-                let errno = Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO));
-                Failure { step: Step::Enter, errno }
-            })?;
-            shared.procs = procs.as_raw_fd();
-            clone(&shared, &stack)
-        }
-        result => result,
+    let mut shared = Shared {
+        launch,
+        argv: &argv,
+        envp: &envp,
+        procs: -1,
+        begun: Cell::new(false),
+        failure: Cell::new(None),
     };
+    let stack = stacks.take().map_err(|errno| Failure { step: Step::Make, errno })?;
+    let mut result = clone3(&shared, &stack, cgroup);
+    if refused(&result) || is_stillborn(&result, &shared) {
+        let procs = procs().map_err(|e| {
+            let errno = Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO));
+            Failure { step: Step::Enter, errno }
+        })?;
+        shared.procs = procs.as_raw_fd();
+        result = clone(&shared, &stack);
+    }
     stacks.give_back(stack);
     let child = result.map_err(|errno| Failure { step: Step::Make, errno })?;
     match shared.failure.take() {
@@ -193,6 +199,23 @@ pub(super) fn spawn(
             Err(Failure { step, errno: Errno::from_raw_os_error(errno) })
         }
     }
+}
+
+fn refused(result: &Result<Child, Errno>) -> bool {
+    matches!(result, Err(Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::PERM))
+}
+
+/// Kernels since 6.14, and the stable ones of then, take a process that is born into a cgroup for one
+/// that is to be killed when *our* cgroup, or that one, ever had its `cgroup.kill` written: they
+/// compare how often that was done to the one and to the other. So whoever is started again in the
+/// cgroup that it was killed in would lose every call.
+fn is_stillborn(result: &Result<Child, Errno>, shared: &Shared<'_>) -> bool {
+    let Ok(child) = result else { return false };
+    let stillborn = !shared.begun.get();
+    if stillborn {
+        let _ = super::reap(&child.pidfd);
+    }
+    stillborn
 }
 
 fn clone3(shared: &Shared<'_>, stack: &Stack, cgroup: BorrowedFd<'_>) -> Result<Child, Errno> {
@@ -304,6 +327,7 @@ unsafe fn in_child(number: libc::c_long, args: [usize; 5], shared: &Shared<'_>) 
 /// The life of the child until exec. Nothing here may panic, allocate or take a lock: another thread
 /// of the parent may hold any of them.
 extern "C" fn child(shared: &Shared<'_>) -> ! {
+    shared.begun.set(true);
     shared.failure.set(Some(prepare_and_exec(shared)));
     // SAFETY: only a system call; it ends this process and runs nothing of the parent's.
     unsafe { libc::_exit(127) }

@@ -587,6 +587,7 @@ impl Command<'_> {
                     capture: opened.capture,
                     end: Ending::default(),
                 });
+                running.kill_if_killed_before();
                 Ok(Started::Running(running, child.pid, pipes))
             }
             Err(error) => {

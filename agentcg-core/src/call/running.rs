@@ -24,7 +24,7 @@ use super::{US, processes};
 use crate::admission::Pass;
 use crate::cgroup::Cgroup;
 use crate::limits::Limits;
-use crate::session::Calls;
+use crate::session::{Calls, killed_by};
 
 /// The time line is halved when it is longer than this.
 const MAX_SAMPLES: usize = 4096;
@@ -216,6 +216,14 @@ impl Running {
         } else if self.end.kill_at.is_none_or(|at| kill_at < at) {
             self.end.kill_at = Some(kill_at);
             processes::signal_all(&self.cgroup, signal);
+        }
+    }
+
+    /// Whoever killed the cgroup when it was still empty has not met the process; the note is from
+    /// before the kill.
+    pub(super) fn kill_if_killed_before(&self) {
+        if killed_by(&self.cgroup).is_some() {
+            self.kill();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use agentcg_core::{
@@ -50,6 +51,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "calls::history_proposes_and_a_retry_doubles", needs: LIMITS, run: history },
         Test { name: "calls::wait_for_admission_in_turn", needs: HERE, run: admission },
         Test { name: "calls::cancelled_before_and_while_they_run", needs: HERE, run: canceller },
+        Test { name: "calls::cancelled_at_any_moment", needs: HERE, run: cancelled_at_any_moment },
         Test { name: "calls::end_with_their_session", needs: HERE, run: session_ends },
         Test { name: "calls::the_harness_moves_aside", needs: LIMITS, run: harness },
         Test { name: "calls::several_processes_share_a_session", needs: HERE, run: shared },
@@ -677,5 +679,36 @@ fn canceller() -> Result<()> {
         Ok(())
     })?;
     ensure!(command.output()?.verdict == Verdict::Cancelled);
+    place.close()
+}
+
+/// Whatever the moment, also that before the process is in the cgroup that is killed.
+fn cancelled_at_any_moment() -> Result<()> {
+    const ROUNDS: u32 = 600;
+    let place = Place::new()?;
+    let long = Instant::now();
+    place.session().command("true").status()?;
+    let long = long.elapsed();
+    for at in (0..ROUNDS).map(|round| long * round / ROUNDS) {
+        let mut command = place.session().command("sleep");
+        command.arg("1000").timeout(Duration::from_secs(20));
+        let canceller = command.canceller();
+        let begun = Barrier::new(2);
+        let outcome = std::thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                begun.wait();
+                command.status()
+            });
+            begun.wait();
+            let begun = Instant::now();
+            // To sleep is not exact enough.
+            while begun.elapsed() < at {
+                std::hint::spin_loop();
+            }
+            canceller.cancel()?;
+            running.join().expect("no panic")
+        })?;
+        ensure!(outcome.verdict == Verdict::Cancelled, "after {at:?}: {outcome:?}");
+    }
     place.close()
 }

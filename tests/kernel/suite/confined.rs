@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentcg_core::{
-    Cgroup, Controller, Ended, ErrorKind, Limit, Limits, Runtime, RuntimeBuilder, Scope,
+    Cgroup, Command, Controller, Ended, ErrorKind, Limit, Limits, Runtime, RuntimeBuilder, Scope,
     SessionConfig, Stdio, Verdict, mount_point, own_path, path_of,
 };
 use anyhow::{Context, Result, ensure};
@@ -47,6 +47,11 @@ pub fn tests() -> Vec<Test> {
         },
         Test { name: "confined::processes_of_another_manager_stay", needs: LIMITS, run: occupied },
         Test { name: "confined::a_forked_harness", needs: HERE, run: || job("forked", &root()?) },
+        Test {
+            name: "confined::a_harness_where_another_was_killed",
+            needs: HERE,
+            run: killed_here,
+        },
         Test { name: "confined::a_session_that_vanished", needs: HERE, run: vanished },
     ]
 }
@@ -380,7 +385,34 @@ fn occupied() -> Result<()> {
     Ok(())
 }
 
-// ---- a forked harness, a vanished session
+// ---- a cgroup that was killed, a forked harness, a vanished session
+
+/// The kernel kills what is born from a cgroup that was killed before; see `clone.rs`.
+fn killed_here() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let home = place.child("home")?;
+    home.kill()?;
+    let root = root()?;
+    finished(&mut Worker::start_in(&home, &format!("calls_only:{}", root.display()))?)
+}
+
+pub fn calls_only(root: &str) -> Result<()> {
+    let runtime = Runtime::builder().root(root).build()?;
+    let session = runtime.session("s", SessionConfig::default())?;
+    let here = |mut command: Command<'_>| -> Result<()> {
+        let outcome = command.arg("/proc/self/cgroup").output()?;
+        exited(&outcome, 0)?;
+        ensure!(text(&outcome).contains(&format!("/s/calls/{}\n", outcome.call)), "{outcome:?}");
+        Ok(())
+    };
+    here(session.command("cat"))?;
+    // The next one finds a cgroup that was made meanwhile, and then killed with all others.
+    let background = session.command("sleep").arg("1000").spawn()?;
+    here(session.command("cat"))?;
+    Cgroup::open(session.path())?.kill()?;
+    background.wait()?;
+    here(session.command("cat"))
+}
 
 pub fn forked(root: &str) -> Result<()> {
     let runtime = Runtime::builder().root(root).build()?;

@@ -75,6 +75,7 @@ pub fn run(job: &str) -> ! {
         "ignore_term" => ignore_term(),
         "mark_and_kill" => mark_and_kill(arg),
         "without_clone3" => report(confined::without_clone3, arg),
+        "calls_only" => report(confined::calls_only, arg),
         "limits_without_clone3" => report(confined::limits_without_clone3, arg),
         "become_user" => {
             ready();
