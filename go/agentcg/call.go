@@ -253,6 +253,9 @@ func (c *Cmd) begin(start func(*C.agentcg_session_t, **C.char, *C.agentcg_call_o
 	if err != nil {
 		return err
 	}
+	// Else a goroutine that runs one call after the other never passes the scheduler, and Go's monitor
+	// thread, which takes that for one that will not yield, wakes every 20 µs while the program runs.
+	goruntime.Gosched()
 	var a arena
 	defer a.free()
 	options, err := c.options(&a)

@@ -54,16 +54,30 @@ func (h *handle) close() {
 	}
 }
 
-// arena is C memory that lives as long as a call into the library.
+// arena is C memory that lives as long as a call into the library. It is taken in blocks, most often
+// one, for each way into C and back takes its time.
 type arena struct {
 	blocks []unsafe.Pointer
+	used   uintptr // of the last one
+	size   uintptr
 	err    error
 }
 
+const blockSize = 8 << 10
+
 func (a *arena) alloc(size uintptr) unsafe.Pointer {
-	block := C.calloc(1, C.size_t(size))
-	a.blocks = append(a.blocks, block)
-	return block
+	const align = 16
+	size = (size + align - 1) / align * align
+	if size > a.size-a.used {
+		a.used, a.size = 0, blockSize
+		if size > a.size {
+			a.size = size
+		}
+		a.blocks = append(a.blocks, C.calloc(1, C.size_t(a.size)))
+	}
+	place := unsafe.Add(a.blocks[len(a.blocks)-1], a.used)
+	a.used += size
+	return place
 }
 
 func (a *arena) free() {
@@ -94,8 +108,11 @@ func nul(s string) error {
 	return invalid("%q contains a NUL byte", s)
 }
 
-// list copies strings, with a NULL after them, in one block.
+// list copies strings, with a NULL after them; NULL for none.
 func (a *arena) list(list []string) **C.char {
+	if len(list) == 0 {
+		return nil
+	}
 	const pointer = unsafe.Sizeof((*C.char)(nil))
 	size := uintptr(len(list)+1) * pointer
 	start := size

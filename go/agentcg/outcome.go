@@ -1,6 +1,35 @@
 package agentcg
 
 // #include <agentcg.h>
+//
+// // What an outcome says: all at once, for each way into C and back takes its time.
+// typedef struct {
+// 	agentcg_usage_t usage;
+// 	agentcg_cause_t cause;
+// 	agentcg_output_t output[2];
+// 	const agentcg_error_t *error;
+// 	const char *advice, *json;
+// 	uint64_t duration_us, queued_us;
+// 	uint32_t verdict;
+// 	int32_t exit_code, signal;
+// 	bool has_cause, has_output[2];
+// } outcome_t;
+//
+// static void read_outcome(const agentcg_outcome_t *from, outcome_t *to)
+// {
+// 	agentcg_outcome_usage(from, &to->usage, sizeof(to->usage));
+// 	to->has_cause = agentcg_outcome_cause(from, &to->cause, sizeof(to->cause));
+// 	for (int i = 0; i < 2; i++)
+// 		to->has_output[i] = agentcg_outcome_output(from, i + 1, &to->output[i], sizeof(to->output[i]));
+// 	to->error = agentcg_outcome_error(from);
+// 	to->advice = agentcg_outcome_advice(from);
+// 	to->json = agentcg_outcome_json(from);
+// 	to->duration_us = agentcg_outcome_duration_us(from);
+// 	to->queued_us = agentcg_outcome_queued_us(from);
+// 	to->verdict = agentcg_outcome_verdict(from);
+// 	to->exit_code = agentcg_outcome_exit_code(from);
+// 	to->signal = agentcg_outcome_signal(from);
+// }
 import "C"
 
 import (
@@ -91,50 +120,54 @@ func (o *Outcome) Success() bool {
 	return o.Verdict == Completed
 }
 
-func outcomeOf(c *C.agentcg_outcome_t) *Outcome {
-	text := C.GoString(C.agentcg_outcome_json(c))
-	var usage C.agentcg_usage_t
-	C.agentcg_outcome_usage(c, &usage, C.size_t(unsafe.Sizeof(usage)))
+func outcomeOf(from *C.agentcg_outcome_t) *Outcome {
+	var c C.outcome_t
+	C.read_outcome(from, &c)
+	text := C.GoString(c.json)
 	o := &Outcome{
-		Verdict:  Verdict(C.agentcg_outcome_verdict(c)),
-		ExitCode: int(C.agentcg_outcome_exit_code(c)),
-		Signal:   syscall.Signal(C.agentcg_outcome_signal(c)),
-		Duration: microseconds(C.agentcg_outcome_duration_us(c)),
-		Queued:   microseconds(C.agentcg_outcome_queued_us(c)),
-		Advice:   C.GoString(C.agentcg_outcome_advice(c)),
-		Usage:    usageOf(&usage, text),
-		Stdout:   outputOf(c, 1),
-		Stderr:   outputOf(c, 2),
+		Verdict:  Verdict(c.verdict),
+		ExitCode: int(c.exit_code),
+		Signal:   syscall.Signal(c.signal),
+		Duration: microseconds(c.duration_us),
+		Queued:   microseconds(c.queued_us),
+		Advice:   C.GoString(c.advice),
+		Usage:    usageOf(&c.usage, text),
+		Stdout:   outputOf(&c, 0),
+		Stderr:   outputOf(&c, 1),
 		JSON:     json.RawMessage(text),
 	}
-	if e := C.agentcg_outcome_error(c); e != nil {
-		o.Err = errorOf(e)
+	if c.error != nil {
+		o.Err = errorOf(c.error)
 	}
-	var cause C.agentcg_cause_t
-	if C.agentcg_outcome_cause(c, &cause, C.size_t(unsafe.Sizeof(cause))) {
-		o.Cause = &Cause{
-			Limit:      C.GoString(cause.limit),
-			Scope:      Scope(cause.scope),
-			Effect:     Effect(cause.effect),
-			Cgroup:     C.GoString(cause.cgroup),
-			VictimPid:  int(cause.victim_pid),
-			VictimComm: C.GoString(cause.victim_comm),
-		}
-		if cause.limit_bytes != C.AGENTCG_UNSET {
-			o.Cause.LimitBytes = uint64(cause.limit_bytes)
-		}
-		if cause.limit_value >= 0 {
-			o.Cause.LimitValue = float64(cause.limit_value)
-		}
+	if c.has_cause {
+		o.Cause = causeOf(&c.cause)
 	}
 	return o
 }
 
-func outputOf(c *C.agentcg_outcome_t, fd C.int32_t) *Output {
-	var output C.agentcg_output_t
-	if !C.agentcg_outcome_output(c, fd, &output, C.size_t(unsafe.Sizeof(output))) {
+func causeOf(c *C.agentcg_cause_t) *Cause {
+	cause := &Cause{
+		Limit:      C.GoString(c.limit),
+		Scope:      Scope(c.scope),
+		Effect:     Effect(c.effect),
+		Cgroup:     C.GoString(c.cgroup),
+		VictimPid:  int(c.victim_pid),
+		VictimComm: C.GoString(c.victim_comm),
+	}
+	if c.limit_bytes != C.AGENTCG_UNSET {
+		cause.LimitBytes = uint64(c.limit_bytes)
+	}
+	if c.limit_value >= 0 {
+		cause.LimitValue = float64(c.limit_value)
+	}
+	return cause
+}
+
+func outputOf(c *C.outcome_t, i int) *Output {
+	if !c.has_output[i] {
 		return nil
 	}
+	output := &c.output[i]
 	kept := make([]byte, output.length)
 	copy(kept, unsafe.Slice((*byte)(unsafe.Pointer(output.bytes)), len(kept)))
 	cut := -1

@@ -22,6 +22,8 @@ import (
 	"unsafe"
 )
 
+var nofileAtStart = uint64(C.nofile_at_start().rlim_cur)
+
 // rlimits are those that are given. Go raises the soft limit of open files for itself; programs that
 // are not ready for that many get the limit that Go was given, as with os/exec.
 func rlimits(a *arena, given map[int]syscall.Rlimit) (*C.agentcg_rlimit_t, C.size_t) {
@@ -35,10 +37,9 @@ func rlimits(a *arena, given map[int]syscall.Rlimit) (*C.agentcg_rlimit_t, C.siz
 		add(resource, limit.Cur, limit.Max)
 	}
 	var now syscall.Rlimit
-	start := uint64(C.nofile_at_start().rlim_cur)
 	_, decided := given[syscall.RLIMIT_NOFILE]
-	if !decided && syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now) == nil && now.Cur == now.Max && start < now.Cur {
-		add(syscall.RLIMIT_NOFILE, start, now.Max)
+	if !decided && syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now) == nil && now.Cur == now.Max && nofileAtStart < now.Cur {
+		add(syscall.RLIMIT_NOFILE, nofileAtStart, now.Max)
 	}
 	if len(list) == 0 {
 		return nil, 0
