@@ -368,8 +368,8 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 @media print {
   body { max-width: none; padding: 0; font-size: 11px; } h2 { break-after: avoid; }
   .wide { display: block; } .narrow { display: none; }
-  .legend { break-after: avoid; } .tiles { grid-template-columns: repeat(6, 1fr); }
-  svg, table, .tiles { break-inside: avoid; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .tiles { grid-template-columns: repeat(6, 1fr); }
+  section, table, .tiles { break-inside: avoid; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
 
@@ -448,14 +448,15 @@ def render(lines: Iterable[str], title: str = "agentcg report") -> str:
     if not log.calls:
         return "".join([*parts, "<p>The log has no calls.</p></body></html>"])
     parts.append(f"<p class=soft>{began}</p>{_tiles(log)}")
-    parts.append(
-        f"<h2>Sessions over time</h2>{_sessions(log)}" + _both("time line", lambda width: _timeline(log, width))
-    )
+    pictures = _both("time line", lambda width: _timeline(log, width))
+    parts.append(f"<section><h2>Sessions over time</h2>{_sessions(log)}{pictures}</section>")
     if not any(call.outcome.get("timeline") for call in log.calls):
         parts.append("<p class=soft>No call has samples (<code>sample=</code>): shown are its peak and averages.</p>")
     more = f" <span class=soft>(the {_BARS} longest of {len(log.calls)})</span>" if len(log.calls) > _BARS else ""
-    parts.append(f"<h2>Calls{more}</h2>{_verdicts(log)}" + _both("calls", lambda width: _bars(log, width)))
-    parts.append("<h2>Where the time went</h2>" + _both("commands", lambda width: _top(log, width)) + _table(log))
+    pictures = _both("calls", lambda width: _bars(log, width))
+    parts.append(f"<section><h2>Calls{more}</h2>{_verdicts(log)}{pictures}</section>")
+    pictures = _both("commands", lambda width: _top(log, width))
+    parts.append(f"<section><h2>Where the time went</h2>{pictures}</section>{_table(log)}")
     advice = _advice(log)
     if advice:
         parts.append(f"<h2>Advice</h2>{advice}")

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import pypdf
 import pytest
 from agentcg import report
 
@@ -86,7 +87,19 @@ def test_the_command_line(log: list[str], tmp_path: Path) -> None:
     assert "VERDICTS" in table.stdout
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium; scripts/setup.sh installs it")
+in_chromium = pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="needs chromium; scripts/setup.sh installs it"
+)
+
+
+def chromium(page: str, directory: Path, *options: str) -> str:
+    (directory / "page.html").write_text(page, encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *options]
+    command += [f"--user-data-dir={directory / 'profile'}", (directory / "page.html").as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@in_chromium
 @pytest.mark.parametrize(("width", "shown"), [(390, "narrow"), (1200, "wide")])
 def test_in_a_browser(log: list[str], tmp_path: Path, width: int, shown: str) -> None:
     probe = """<script>
@@ -99,13 +112,40 @@ def test_in_a_browser(log: list[str], tmp_path: Path, width: int, shown: str) ->
           .map((text) => text.getBoundingClientRect().height).filter((height) => height > 0))),
       });
     </script>"""
-    (tmp_path / "page.html").write_text(report.render(log) + probe, encoding="utf-8")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--window-size={width},900"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    found = re.search(r"<title>(.*?)</title>", done.stdout)
+    page = chromium(report.render(log) + probe, tmp_path, "--dump-dom", f"--window-size={width},900")
+    found = re.search(r"<title>(.*?)</title>", page)
     assert found is not None
     seen = json.loads(html.unescape(found.group(1)))
     assert seen["overflow"] <= 0
     assert (seen["shown"], seen["pictures"]) == ([shown], 3)
     assert seen["smallest"] >= 7  # px: what is smaller cannot be read
+
+
+@in_chromium
+def test_on_paper(log: list[str], tmp_path: Path) -> None:
+    chromium(report.render(log), tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    pages = pypdf.PdfReader(tmp_path / "page.pdf").pages
+    texts = [page.extract_text() for page in pages]
+    # A heading stands above what it is of, and the legend is whole.
+    for heading, first in [("Sessions over time", "memory"), ("Calls", "0 ms"), ("Where the time went", "0 ms")]:
+        assert any(re.search(rf"^{heading}$.*^{first}", text, re.DOTALL | re.MULTILINE) for text in texts), heading
+    legend = re.findall(r"[a-z_]+ \(\d+\)", next(text for text in texts if "completed (" in text))
+    verdicts = {json.loads(line)["verdict"] for line in log if '"verdict"' in line}
+    assert {name.split()[0] for name in legend} == verdicts
+    # The pictures for wide windows, in colour.
+    assert any("0 ms 2.0 s 4.0 s 6.0 s 8.0 s 10.0 s" in text for text in texts)
+    # A content is falsy.
+    drawn = b"".join(content.get_data() for page in pages if (content := page.get_contents()) is not None)
+    fills = re.findall(rb"([\d.]+) ([\d.]+) ([\d.]+) rg", drawn)
+    filled = {tuple(round(float(part) * 255) for part in fill) for fill in fills}
+    assert {tuple(bytes.fromhex(report.COLOURS[verdict][1:])) for verdict in verdicts} <= filled
+    # Nothing is cut off.
+    for page in pages:
+        at: list[float] = []
+
+        def see(text: str, cm: list[float], tm: list[float], *_: object, at: list[float] = at) -> None:
+            if text.strip():
+                at.append(tm[4] * cm[0] + cm[4])
+
+        page.extract_text(visitor_text=see)
+        assert at == [] or (min(at) >= 0 and max(at) < page.mediabox.width)
