@@ -215,7 +215,8 @@ func (c *Cmd) Start() error {
 		if err := check(C.agentcg_session_spawn(s, argv, options, &spawned)); err != nil {
 			return err
 		}
-		return started.open(spawned, c.session.h.log)
+		started.open(spawned, c.session.h.log)
+		return nil
 	})
 	started.canceller = c.canceller.Load()
 	if err != nil {

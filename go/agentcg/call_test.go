@@ -596,3 +596,47 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// Some wait in a thread each, the others without one; all of them can be ended meanwhile.
+func TestManyWait(t *testing.T) {
+	threads := func() int {
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(tasks)
+	}
+	s := calls(t)
+	var all sync.WaitGroup
+	var started []*Cmd
+	before := threads()
+	for i := 0; i < 4*maxWaiting; i++ {
+		command := s.Command(context.Background(), "sleep", "1000")
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		started = append(started, command)
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			if err := command.Wait(); command.Outcome == nil || command.Outcome.Verdict != Cancelled {
+				t.Error(err)
+			}
+		}()
+	}
+	for waiting.Load() < int32(len(started)) {
+		time.Sleep(time.Millisecond)
+	}
+	if now := threads(); now > before+2*maxWaiting {
+		t.Errorf("%d threads, %d before", now, before)
+	}
+	for _, command := range started {
+		if err := command.Kill(); err != nil {
+			t.Error(err)
+		}
+	}
+	all.Wait()
+	if waiting.Load() != 0 {
+		t.Error(waiting.Load())
+	}
+}

@@ -5,32 +5,23 @@ import "C"
 
 import (
 	"context"
-	"os"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
 // call is one that was started.
 type call struct {
-	h   handle
-	pid int
-	// A duplicate of the library's descriptor, which Go's network poller waits on: no thread waits.
-	ready     *os.File
+	h         handle
+	pid       int
 	canceller *canceller
 }
 
 // open takes what the library has started.
-func (c *call) open(started *C.agentcg_call_t, log *logger) error {
+func (c *call) open(started *C.agentcg_call_t, log *logger) {
 	c.h.set(unsafe.Pointer(started), log, func(c unsafe.Pointer) { C.agentcg_call_free((*C.agentcg_call_t)(c)) })
 	c.pid = int(C.agentcg_call_pid(started))
-	var fd C.int32_t
-	if err := check(C.agentcg_call_fd(started, &fd)); err != nil {
-		return err
-	}
-	ready, err := pollable(uintptr(fd), "agentcg call")
-	c.ready = ready
-	return err
 }
 
 func (c *call) with(f func(*C.agentcg_call_t) error) error {
@@ -38,23 +29,37 @@ func (c *call) with(f func(*C.agentcg_call_t) error) error {
 	return c.h.with(func(c unsafe.Pointer) error { return f((*C.agentcg_call_t)(c)) })
 }
 
+// A thread that waits in the library is woken sooner than a goroutine by Go's network poller. But no
+// more than these do: the other goroutines wait without.
+const maxWaiting = 16
+
+var waiting atomic.Int32
+
 // wait waits for the outcome, which is freed then.
 func (c *call) wait(see func(*C.agentcg_outcome_t)) error {
-	conn, err := c.ready.SyscallConn()
+	defer waiting.Add(-1)
+	if waiting.Add(1) <= maxWaiting {
+		_, err := c.take(-1, see)
+		return err
+	}
+	var fd C.int32_t
+	err := c.with(func(c *C.agentcg_call_t) error { return check(C.agentcg_call_fd(c, &fd)) })
+	if err != nil {
+		return err
+	}
+	ready, err := pollable(uintptr(fd), "agentcg call")
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	conn, err := ready.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var failed error
-	err = conn.Read(func(uintptr) bool {
-		var outcome *C.agentcg_outcome_t
-		failed = c.with(func(c *C.agentcg_call_t) error {
-			return check(C.agentcg_call_wait(c, 0, &outcome))
-		})
-		if outcome != nil {
-			see(outcome)
-			C.agentcg_outcome_free(outcome)
-		}
-		return outcome != nil || failed != nil
+	err = conn.Read(func(uintptr) (over bool) {
+		over, failed = c.take(0, see)
+		return over || failed != nil
 	})
 	if failed != nil {
 		err = failed
@@ -62,11 +67,23 @@ func (c *call) wait(see func(*C.agentcg_outcome_t)) error {
 	return err
 }
 
+// take waits in the library; with 0 it only looks.
+func (c *call) take(ms C.int64_t, see func(*C.agentcg_outcome_t)) (over bool, err error) {
+	err = c.with(func(c *C.agentcg_call_t) error {
+		var outcome *C.agentcg_outcome_t
+		err := check(C.agentcg_call_wait(c, ms, &outcome))
+		if outcome != nil {
+			over = true
+			see(outcome)
+			C.agentcg_outcome_free(outcome)
+		}
+		return err
+	})
+	return over, err
+}
+
 func (c *call) close() {
 	goruntime.SetFinalizer(c, nil)
-	if c.ready != nil {
-		c.ready.Close()
-	}
 	c.h.close()
 	c.canceller.close()
 }
