@@ -523,6 +523,25 @@ static bool is_away(s32 cpu)
 }
 
 /*
+ * The kernel kicks by an interrupt that the CPU we run on sends to itself. One that has just gone
+ * gets it no more, and still wakes who had it go: such a kick would wait there for ever, with all
+ * later ones of that CPU when it is back behind it, and 7.3 waits for it when it detaches us.
+ */
+static bool can_kick(void)
+{
+	s32 here = bpf_get_smp_processor_id();
+	const struct cpumask *online;
+	bool can;
+
+	if (!is_away(here))
+		return true;
+	online = scx_bpf_get_online_cpumask();
+	can = bpf_cpumask_test_cpu(here, online);
+	scx_bpf_put_cpumask(online);
+	return can;
+}
+
+/*
  * A CPU on its way out takes nothing from our queues any more, and does not go before the last of
  * its tasks has. From its local queue the kernel moves them to CPUs where they may run, or makes
  * them run elsewhere if there are none.
@@ -835,6 +854,9 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 	}
 	__sync_fetch_and_add(&stats.queued, 1);
 	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
+	/* The CPU that the task woke on looks at the queue by itself when it was idle. */
+	if (!can_kick())
+		return;
 	/* Its quota was refilled after its CPU had decided to go idle. */
 	if (enq_flags & SCX_ENQ_LAST) {
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
