@@ -862,12 +862,21 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
 		return;
 	}
-	/* A CPU that went idle meanwhile does not look at the queue by itself. */
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
 	else if (cg)
 		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
+}
+
+/*
+ * A CPU goes idle, and counts as such from now on. What somebody queued since it looked, it has to
+ * find by itself: nobody saw that it would be idle.
+ */
+void BPF_STRUCT_OPS(agentcg_update_idle, s32 cpu, bool idle)
+{
+	if (idle && scx_bpf_dsq_nr_queued(QUEUE) > 0 && can_kick())
+		scx_bpf_kick_cpu(cpu, 0);
 }
 
 /* Takes a task whose quota is used up out of the queue. */
@@ -1237,11 +1246,11 @@ void BPF_STRUCT_OPS(agentcg_exit, struct scx_exit_info *ei)
 }
 
 SCX_OPS_DEFINE(agentcg_ops, .select_cpu = (void *)agentcg_select_cpu,
-	       .enqueue = (void *)agentcg_enqueue, .dispatch = (void *)agentcg_dispatch,
-	       .running = (void *)agentcg_running, .stopping = (void *)agentcg_stopping,
-	       .runnable = (void *)agentcg_runnable, .quiescent = (void *)agentcg_quiescent,
-	       .set_weight = (void *)agentcg_set_weight, .init_task = (void *)agentcg_init_task,
-	       .cgroup_init = (void *)agentcg_cgroup_init,
+	       .enqueue = (void *)agentcg_enqueue, .update_idle = (void *)agentcg_update_idle,
+	       .dispatch = (void *)agentcg_dispatch, .running = (void *)agentcg_running,
+	       .stopping = (void *)agentcg_stopping, .runnable = (void *)agentcg_runnable,
+	       .quiescent = (void *)agentcg_quiescent, .set_weight = (void *)agentcg_set_weight,
+	       .init_task = (void *)agentcg_init_task, .cgroup_init = (void *)agentcg_cgroup_init,
 	       .cgroup_exit = (void *)agentcg_cgroup_exit,
 	       .cgroup_move = (void *)agentcg_cgroup_move,
 	       .cgroup_set_weight = (void *)agentcg_cgroup_set_weight,
