@@ -51,6 +51,7 @@ char _license[] SEC("license") = "GPL";
 /* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
  * at. */
 #define MIN_SLICE 1000000ULL
+#define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
 /* How old a setting may be that the kernel does not report. */
 #define CHECK_SETTINGS 10000000ULL
@@ -670,6 +671,8 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 		else if (!cg->held_until)
 			return 0;
 	}
+	/* The time may stand still for us when we are detached: never again at once. */
+	pause = pause > MIN_PAUSE ? pause : MIN_PAUSE;
 	bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
 	return 0;
 }
