@@ -137,16 +137,37 @@ static u32 weight_of(struct sched_cgroup *cg)
 	return cg->weight ?: 1;
 }
 
+/* Under the lock, before and after each change of active_weight. */
+static __always_inline void average(struct sched_cgroup *cg, u64 now)
+{
+	/* While nothing is active there is nothing to share. */
+	if (cg->active_weight && before(cg->averaged, now))
+		cg->mean = cg->mean ? mean_after(cg->mean, cg->active_weight, now - cg->averaged)
+				    : cg->active_weight << MEAN_BITS;
+	cg->averaged = now;
+}
+
+static u64 mean_weight(struct sched_cgroup *cg, u64 now)
+{
+	u64 mean = cg->mean, since = cg->averaged, active = cg->active_weight;
+
+	if (active && mean && before(since, now))
+		mean = mean_after(mean, active, now - since);
+	return (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS;
+}
+
 /*
  * Brings the parent's active_weight up to date with one child. Everyone calls it after a change of
  * the child, so whoever comes last sees the final state, in whatever order the updates were.
  */
 static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 {
+	u64 now = scx_bpf_now();
 	u32 want;
 	bool changed;
 
 	bpf_spin_lock(&parent->lock);
+	average(parent, now);
 	want = cg->active_weight && !cg->throttled ? weight_of(cg) : 0;
 	changed = want != cg->given;
 	parent->active_weight += want;
@@ -226,7 +247,7 @@ __noinline s32 rank_of(u64 id)
 static void count_runnable(u64 id, s32 change, s32 weight)
 {
 	struct sched_cgroup *cg = cgroup_by_id(id);
-	u64 least;
+	u64 least, now = scx_bpf_now();
 	u32 self, had;
 
 	if (!cg)
@@ -238,6 +259,7 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 	cg->began = 1;
 	cg->nr_runnable += change;
 	cg->task_weight += weight;
+	average(cg, now);
 	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
 	cg->active_weight += self;
@@ -256,7 +278,7 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 /* 1 / share, ONE being the whole machine. */
 __noinline u64 inverse_share(u64 id)
 {
-	u64 inverse = ONE;
+	u64 inverse = ONE, now = scx_bpf_now();
 	u64 weight = SELF_WEIGHT;
 	u32 i;
 
@@ -266,7 +288,7 @@ __noinline u64 inverse_share(u64 id)
 
 		if (!cg)
 			break;
-		inverse = inverse_below(inverse, cg->active_weight, weight);
+		inverse = inverse_below(inverse, mean_weight(cg, now), weight);
 		weight = weight_of(cg);
 		id = cg->parent;
 	}
@@ -683,16 +705,13 @@ static u64 slice_within(struct task_ctx *tc)
 	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
 }
 
-/*
- * Gives back what a task was granted and charges what it used, by the mean of the shares that its
- * cgroup had at the grant and has now.
- */
+/* Gives back what a task was granted and charges what it used. */
 static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 {
 	u64 owed = -tc->charged;
 
 	if (used) {
-		tc->inverse = (tc->inverse + inverse_share(tc->cgroup)) / 2;
+		tc->inverse = inverse_share(tc->cgroup);
 		owed += virtual(used, tc->inverse);
 	}
 	bpf_spin_lock(&cg->lock);
