@@ -48,8 +48,10 @@ char _license[] SEC("license") = "GPL";
 #define IDLE_WEIGHT 1
 #define DEFAULT_WEIGHT 100
 
-/* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
- * at. */
+/* Slices get shorter when so many wait that a round of all would take longer than this. */
+#define ROUND 200000000ULL
+/* The least slice that this, or a nearly used up quota, leaves, and how often a held back cgroup is
+ * looked at. */
 #define MIN_SLICE 1000000ULL
 #define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
@@ -119,6 +121,7 @@ struct {
 u64 places[MAX_CPUS];
 /* CPUs that have gone, or are about to. */
 bool away[MAX_CPUS];
+u32 nr_cpus;
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -699,10 +702,15 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	return 0;
 }
 
-/* No longer than what is left of the quotas. */
+/* Shorter when many wait, and no longer than what is left of the quotas. */
 static u64 slice_within(struct task_ctx *tc)
 {
-	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
+	u64 slice = cfg.slice_ns, least = slice < MIN_SLICE ? slice : MIN_SLICE;
+	s64 waiting = scx_bpf_dsq_nr_queued(QUEUE);
+
+	if (waiting > 0 && slice * waiting > ROUND * nr_cpus)
+		slice = later(least, ROUND * nr_cpus / waiting);
+	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
 }
 
 /* Gives back what a task was granted and charges what it used. */
@@ -1238,6 +1246,7 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
 void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 {
 	away[cpu & (MAX_CPUS - 1)] = false;
+	__sync_fetch_and_add(&nr_cpus, 1);
 }
 
 void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
@@ -1245,6 +1254,7 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 	struct task_struct *p;
 
 	away[cpu & (MAX_CPUS - 1)] = true;
+	__sync_fetch_and_add(&nr_cpus, -1);
 	/* Nobody is displaced there. */
 	note_place(cpu, 0);
 	bpf_for_each(scx_dsq, p, QUEUE, 0)
@@ -1256,6 +1266,10 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)
 {
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
+
+	nr_cpus = bpf_cpumask_weight(online);
+	scx_bpf_put_cpumask(online);
 	return scx_bpf_create_dsq(QUEUE, -1);
 }
 
