@@ -41,8 +41,10 @@ char _license[] SEC("license") = "GPL";
 /* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
 #define MAX_TURNS 20
 
-/* By how many slices tasks of high and of low rank stand before, or behind, their virtual time. */
-#define HEAD_START 2
+/* How far tasks of high rank stand before the others in the queue, while their cgroup is within its
+ * share: more than any two slices lie apart. And by how many slices those of low rank stand behind
+ * their virtual time. */
+#define LEAD (1ULL << 46)
 #define WAY_BACK 1
 /* cpu.idle: the least weight there is. */
 #define IDLE_WEIGHT 1
@@ -107,6 +109,7 @@ struct task_ctx {
 	u32 weight;  /* by its nice value; 0 when not runnable */
 	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
 	bool touch;  /* may run for an instant although it is held back */
+	bool leads;  /* stands before its virtual time */
 };
 
 struct {
@@ -753,17 +756,25 @@ static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
 }
 
 /*
- * Where a task stands in the queue whose slice starts there. A rank moves it by a fixed amount: it
- * gets the CPU earlier or later, but not more or less of it.
+ * Where a task stands in the queue whose slice starts there. Of high rank: before everybody else,
+ * until its cgroup has had its share. So it gets the CPU earlier, but not more of it.
  */
 static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
 {
 	s32 rank = rank_of(tc->cgroup);
 
+	tc->leads = rank > 0 && before(start, vtime_now + cfg.slice_ns);
 	start += turns_left_out(tc, cg);
-	if (rank > 0)
-		return start - HEAD_START * cfg.slice_ns;
+	if (tc->leads)
+		return start - LEAD;
 	return rank < 0 ? start + WAY_BACK * cfg.slice_ns : start;
+}
+
+/* The clock follows the slices in their order; those that come before it say nothing. */
+static void advance_clock(struct task_ctx *tc, u64 start)
+{
+	if (!tc->leads && before(vtime_now, start))
+		vtime_now = start;
 }
 
 /* Grants a slice; returns its virtual start time. */
@@ -811,33 +822,53 @@ static void note_place(s32 cpu, u64 place)
 }
 
 /*
- * Has a CPU choose again that runs what stands far enough behind `place`: a slice for who had to
+ * The CPU that runs what stands furthest behind `place`, and far enough: a slice for who had to
  * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
  * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
  */
-static void displace(struct task_struct *p, u64 place, bool woken)
+static s32 find_displaced(struct task_struct *p, u64 place, bool woken)
 {
-	u32 nr_cpus = scx_bpf_nr_cpu_ids(), here = bpf_get_smp_processor_id();
-	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns);
+	u32 nr_ids = scx_bpf_nr_cpu_ids(), cpu;
+	u32 first = woken ? scx_bpf_task_cpu(p) : bpf_get_smp_processor_id();
+	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns), at;
 	s32 i, found = -1;
 
 	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
-	bpf_for(i, woken ? 0 : 1, nr_cpus < 8 ? nr_cpus : 8)
+	bpf_for(i, woken ? 0 : 1, nr_ids < 8 ? nr_ids : 8)
 	{
-		u32 cpu = (here + i) % nr_cpus;
-		u64 at = places[cpu & (MAX_CPUS - 1)];
-
-		if (at && before(latest, at) && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
-			latest = at;
-			found = cpu;
-		}
+		cpu = (first + i) % nr_ids;
+		at = places[cpu & (MAX_CPUS - 1)];
+		if (!at || !before(latest, at) || !bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
+			continue;
+		latest = at;
+		found = cpu;
+		/* Where it ran last: what it needs may still be in the cache. */
+		if (!i)
+			break;
 	}
 	if (found >= 0) {
 		__sync_fetch_and_add(&stats.displaced, 1);
 		/* The next one that looks takes another CPU. */
 		note_place(found, place);
-		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
 	}
+	return found;
+}
+
+/*
+ * Who wakes before all others does not wait for the kernel's threads of a CPU either: ksoftirqd can
+ * be busy for long with what a fork storm leaves behind.
+ */
+static bool run_at_once(struct task_struct *p, u64 place, u64 slice, u64 enq_flags)
+{
+	s32 last = scx_bpf_task_cpu(p), cpu = find_displaced(p, place, true);
+
+	if (cpu < 0 && !places[last & (MAX_CPUS - 1)] && bpf_cpumask_test_cpu(last, p->cpus_ptr))
+		cpu = last;
+	if (cpu < 0 || is_away(cpu))
+		return false;
+	note_place(cpu, place);
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | cpu, slice, enq_flags | SCX_ENQ_PREEMPT);
+	return true;
 }
 
 s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
@@ -865,6 +896,7 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
+	bool woken = enq_flags & SCX_ENQ_WAKEUP;
 	u64 place = vtime_now, slice, held = 0;
 	s32 cpu;
 
@@ -882,6 +914,8 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
 		return;
 	}
+	if (cg && woken && tc->leads && run_at_once(p, place, slice, enq_flags))
+		return;
 	__sync_fetch_and_add(&stats.queued, 1);
 	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
 	/* The CPU that the task woke on looks at the queue by itself when it was idle. */
@@ -895,8 +929,8 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-	else if (cg)
-		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
+	else if (cg && (cpu = find_displaced(p, place, woken)) >= 0)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
 }
 
 /*
@@ -987,8 +1021,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	charge(tc, cg, slice);
 	tc->used = 0;
 	note_place(cpu, place);
-	if (before(vtime_now, start))
-		vtime_now = start;
+	advance_clock(tc, start);
 	__sync_fetch_and_add(&stats.kept, 1);
 	scx_bpf_task_set_slice(prev, slice);
 }
@@ -1029,8 +1062,8 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
-	if (tc->charged && before(vtime_now, tc->start))
-		vtime_now = tc->start;
+	if (tc->charged)
+		advance_clock(tc, tc->start);
 	cg = cgroup_by_id(tc->cgroup);
 	if (cg)
 		count_run(tc, cg, scx_bpf_task_cpu(p));
