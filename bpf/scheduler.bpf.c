@@ -1249,10 +1249,15 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_bandwidth, struct cgroup *cgrp, u64 perio
 void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *from,
 		    struct cgroup *to)
 {
+	struct sched_cgroup *cg = cgroup_by_id(to->kn->id);
 	struct task_ctx *tc = ctx_of(p);
 
-	if (tc)
-		tc->cgroup = to->kn->id;
+	if (!tc)
+		return;
+	tc->cgroup = to->kn->id;
+	/* It begins no earlier than the first that comes was served: see inherited(). */
+	if (cg && !cg->began)
+		cg->finish = later(cg->finish, tc->start);
 }
 
 void BPF_STRUCT_OPS(agentcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
