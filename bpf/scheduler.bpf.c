@@ -41,16 +41,21 @@ char _license[] SEC("license") = "GPL";
 /* How many slices of its cgroup a task of small weight waits at most beyond its turn. */
 #define MAX_TURNS 20
 
-/* By how many slices tasks of high and of low rank stand before, or behind, their virtual time. */
-#define HEAD_START 2
+/* How far tasks of high rank stand before the others in the queue, while their cgroup is within its
+ * share: more than any two slices lie apart. And by how many slices those of low rank stand behind
+ * their virtual time. */
+#define LEAD (1ULL << 46)
 #define WAY_BACK 1
 /* cpu.idle: the least weight there is. */
 #define IDLE_WEIGHT 1
 #define DEFAULT_WEIGHT 100
 
-/* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
- * at. */
+/* Slices get shorter when so many wait that a round of all would take longer than this. */
+#define ROUND 200000000ULL
+/* The least slice that this, or a nearly used up quota, leaves, and how often a held back cgroup is
+ * looked at. */
 #define MIN_SLICE 1000000ULL
+#define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
 /* How old a setting may be that the kernel does not report. */
 #define CHECK_SETTINGS 10000000ULL
@@ -104,6 +109,7 @@ struct task_ctx {
 	u32 weight;  /* by its nice value; 0 when not runnable */
 	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
 	bool touch;  /* may run for an instant although it is held back */
+	bool leads;  /* stands before its virtual time */
 };
 
 struct {
@@ -118,6 +124,7 @@ struct {
 u64 places[MAX_CPUS];
 /* CPUs that have gone, or are about to. */
 bool away[MAX_CPUS];
+u32 nr_cpus;
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -136,16 +143,37 @@ static u32 weight_of(struct sched_cgroup *cg)
 	return cg->weight ?: 1;
 }
 
+/* Under the lock, before and after each change of active_weight. */
+static __always_inline void average(struct sched_cgroup *cg, u64 now)
+{
+	/* While nothing is active there is nothing to share. */
+	if (cg->active_weight && before(cg->averaged, now))
+		cg->mean = cg->mean ? mean_after(cg->mean, cg->active_weight, now - cg->averaged)
+				    : cg->active_weight << MEAN_BITS;
+	cg->averaged = now;
+}
+
+static u64 mean_weight(struct sched_cgroup *cg, u64 now)
+{
+	u64 mean = cg->mean, since = cg->averaged, active = cg->active_weight;
+
+	if (active && mean && before(since, now))
+		mean = mean_after(mean, active, now - since);
+	return (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS;
+}
+
 /*
  * Brings the parent's active_weight up to date with one child. Everyone calls it after a change of
  * the child, so whoever comes last sees the final state, in whatever order the updates were.
  */
 static bool give_weight(struct sched_cgroup *cg, struct sched_cgroup *parent)
 {
+	u64 now = scx_bpf_now();
 	u32 want;
 	bool changed;
 
 	bpf_spin_lock(&parent->lock);
+	average(parent, now);
 	want = cg->active_weight && !cg->throttled ? weight_of(cg) : 0;
 	changed = want != cg->given;
 	parent->active_weight += want;
@@ -225,7 +253,7 @@ __noinline s32 rank_of(u64 id)
 static void count_runnable(u64 id, s32 change, s32 weight)
 {
 	struct sched_cgroup *cg = cgroup_by_id(id);
-	u64 least;
+	u64 least, now = scx_bpf_now();
 	u32 self, had;
 
 	if (!cg)
@@ -237,6 +265,7 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 	cg->began = 1;
 	cg->nr_runnable += change;
 	cg->task_weight += weight;
+	average(cg, now);
 	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
 	cg->active_weight += self;
@@ -255,7 +284,7 @@ static void count_runnable(u64 id, s32 change, s32 weight)
 /* 1 / share, ONE being the whole machine. */
 __noinline u64 inverse_share(u64 id)
 {
-	u64 inverse = ONE;
+	u64 inverse = ONE, now = scx_bpf_now();
 	u64 weight = SELF_WEIGHT;
 	u32 i;
 
@@ -265,7 +294,7 @@ __noinline u64 inverse_share(u64 id)
 
 		if (!cg)
 			break;
-		inverse = inverse_below(inverse, cg->active_weight, weight);
+		inverse = inverse_below(inverse, mean_weight(cg, now), weight);
 		weight = weight_of(cg);
 		id = cg->parent;
 	}
@@ -523,6 +552,25 @@ static bool is_away(s32 cpu)
 }
 
 /*
+ * The kernel kicks by an interrupt that the CPU we run on sends to itself. One that has just gone
+ * gets it no more, and still wakes who had it go: such a kick would wait there for ever, with all
+ * later ones of that CPU when it is back behind it, and 7.3 waits for it when it detaches us.
+ */
+static bool can_kick(void)
+{
+	s32 here = bpf_get_smp_processor_id();
+	const struct cpumask *online;
+	bool can;
+
+	if (!is_away(here))
+		return true;
+	online = scx_bpf_get_online_cpumask();
+	can = bpf_cpumask_test_cpu(here, online);
+	scx_bpf_put_cpumask(online);
+	return can;
+}
+
+/*
  * A CPU on its way out takes nothing from our queues any more, and does not go before the last of
  * its tasks has. From its local queue the kernel moves them to CPUs where they may run, or makes
  * them run elsewhere if there are none.
@@ -651,26 +699,30 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 		else if (!cg->held_until)
 			return 0;
 	}
+	/* The time may stand still for us when we are detached: never again at once. */
+	pause = pause > MIN_PAUSE ? pause : MIN_PAUSE;
 	bpf_timer_start(&cg->timer, pause < MAX_PAUSE ? pause : MAX_PAUSE, 0);
 	return 0;
 }
 
-/* No longer than what is left of the quotas. */
+/* Shorter when many wait, and no longer than what is left of the quotas. */
 static u64 slice_within(struct task_ctx *tc)
 {
-	return nr_limited ? slice_left(tc->cgroup, cfg.slice_ns) : cfg.slice_ns;
+	u64 slice = cfg.slice_ns, least = slice < MIN_SLICE ? slice : MIN_SLICE;
+	s64 waiting = scx_bpf_dsq_nr_queued(QUEUE);
+
+	if (waiting > 0 && slice * waiting > ROUND * nr_cpus)
+		slice = later(least, ROUND * nr_cpus / waiting);
+	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
 }
 
-/*
- * Gives back what a task was granted and charges what it used, by the mean of the shares that its
- * cgroup had at the grant and has now.
- */
+/* Gives back what a task was granted and charges what it used. */
 static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 {
 	u64 owed = -tc->charged;
 
 	if (used) {
-		tc->inverse = (tc->inverse + inverse_share(tc->cgroup)) / 2;
+		tc->inverse = inverse_share(tc->cgroup);
 		owed += virtual(used, tc->inverse);
 	}
 	bpf_spin_lock(&cg->lock);
@@ -704,17 +756,25 @@ static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
 }
 
 /*
- * Where a task stands in the queue whose slice starts there. A rank moves it by a fixed amount: it
- * gets the CPU earlier or later, but not more or less of it.
+ * Where a task stands in the queue whose slice starts there. Of high rank: before everybody else,
+ * until its cgroup has had its share. So it gets the CPU earlier, but not more of it.
  */
 static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
 {
 	s32 rank = rank_of(tc->cgroup);
 
+	tc->leads = rank > 0 && before(start, vtime_now + cfg.slice_ns);
 	start += turns_left_out(tc, cg);
-	if (rank > 0)
-		return start - HEAD_START * cfg.slice_ns;
+	if (tc->leads)
+		return start - LEAD;
 	return rank < 0 ? start + WAY_BACK * cfg.slice_ns : start;
+}
+
+/* The clock follows the slices in their order; those that come before it say nothing. */
+static void advance_clock(struct task_ctx *tc, u64 start)
+{
+	if (!tc->leads && before(vtime_now, start))
+		vtime_now = start;
 }
 
 /* Grants a slice; returns its virtual start time. */
@@ -762,33 +822,53 @@ static void note_place(s32 cpu, u64 place)
 }
 
 /*
- * Has a CPU choose again that runs what stands far enough behind `place`: a slice for who had to
+ * The CPU that runs what stands furthest behind `place`, and far enough: a slice for who had to
  * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
  * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
  */
-static void displace(struct task_struct *p, u64 place, bool woken)
+static s32 find_displaced(struct task_struct *p, u64 place, bool woken)
 {
-	u32 nr_cpus = scx_bpf_nr_cpu_ids(), here = bpf_get_smp_processor_id();
-	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns);
+	u32 nr_ids = scx_bpf_nr_cpu_ids(), cpu;
+	u32 first = woken ? scx_bpf_task_cpu(p) : bpf_get_smp_processor_id();
+	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns), at;
 	s32 i, found = -1;
 
 	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
-	bpf_for(i, woken ? 0 : 1, nr_cpus < 8 ? nr_cpus : 8)
+	bpf_for(i, woken ? 0 : 1, nr_ids < 8 ? nr_ids : 8)
 	{
-		u32 cpu = (here + i) % nr_cpus;
-		u64 at = places[cpu & (MAX_CPUS - 1)];
-
-		if (at && before(latest, at) && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
-			latest = at;
-			found = cpu;
-		}
+		cpu = (first + i) % nr_ids;
+		at = places[cpu & (MAX_CPUS - 1)];
+		if (!at || !before(latest, at) || !bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
+			continue;
+		latest = at;
+		found = cpu;
+		/* Where it ran last: what it needs may still be in the cache. */
+		if (!i)
+			break;
 	}
 	if (found >= 0) {
 		__sync_fetch_and_add(&stats.displaced, 1);
 		/* The next one that looks takes another CPU. */
 		note_place(found, place);
-		scx_bpf_kick_cpu(found, SCX_KICK_PREEMPT);
 	}
+	return found;
+}
+
+/*
+ * Who wakes before all others does not wait for the kernel's threads of a CPU either: ksoftirqd can
+ * be busy for long with what a fork storm leaves behind.
+ */
+static bool run_at_once(struct task_struct *p, u64 place, u64 slice, u64 enq_flags)
+{
+	s32 last = scx_bpf_task_cpu(p), cpu = find_displaced(p, place, true);
+
+	if (cpu < 0 && !places[last & (MAX_CPUS - 1)] && bpf_cpumask_test_cpu(last, p->cpus_ptr))
+		cpu = last;
+	if (cpu < 0 || is_away(cpu))
+		return false;
+	note_place(cpu, place);
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | cpu, slice, enq_flags | SCX_ENQ_PREEMPT);
+	return true;
 }
 
 s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
@@ -816,6 +896,7 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
+	bool woken = enq_flags & SCX_ENQ_WAKEUP;
 	u64 place = vtime_now, slice, held = 0;
 	s32 cpu;
 
@@ -833,19 +914,33 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
 		return;
 	}
+	if (cg && woken && tc->leads && run_at_once(p, place, slice, enq_flags))
+		return;
 	__sync_fetch_and_add(&stats.queued, 1);
 	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
+	/* The CPU that the task woke on looks at the queue by itself when it was idle. */
+	if (!can_kick())
+		return;
 	/* Its quota was refilled after its CPU had decided to go idle. */
 	if (enq_flags & SCX_ENQ_LAST) {
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
 		return;
 	}
-	/* A CPU that went idle meanwhile does not look at the queue by itself. */
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-	else if (cg)
-		displace(p, place, enq_flags & SCX_ENQ_WAKEUP);
+	else if (cg && (cpu = find_displaced(p, place, woken)) >= 0)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
+}
+
+/*
+ * A CPU goes idle, and counts as such from now on. What somebody queued since it looked, it has to
+ * find by itself: nobody saw that it would be idle.
+ */
+void BPF_STRUCT_OPS(agentcg_update_idle, s32 cpu, bool idle)
+{
+	if (idle && scx_bpf_dsq_nr_queued(QUEUE) > 0 && can_kick())
+		scx_bpf_kick_cpu(cpu, 0);
 }
 
 /* Takes a task whose quota is used up out of the queue. */
@@ -926,8 +1021,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	charge(tc, cg, slice);
 	tc->used = 0;
 	note_place(cpu, place);
-	if (before(vtime_now, start))
-		vtime_now = start;
+	advance_clock(tc, start);
 	__sync_fetch_and_add(&stats.kept, 1);
 	scx_bpf_task_set_slice(prev, slice);
 }
@@ -968,8 +1062,8 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
-	if (tc->charged && before(vtime_now, tc->start))
-		vtime_now = tc->start;
+	if (tc->charged)
+		advance_clock(tc, tc->start);
 	cg = cgroup_by_id(tc->cgroup);
 	if (cg)
 		count_run(tc, cg, scx_bpf_task_cpu(p));
@@ -1155,10 +1249,15 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_bandwidth, struct cgroup *cgrp, u64 perio
 void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *from,
 		    struct cgroup *to)
 {
+	struct sched_cgroup *cg = cgroup_by_id(to->kn->id);
 	struct task_ctx *tc = ctx_of(p);
 
-	if (tc)
-		tc->cgroup = to->kn->id;
+	if (!tc)
+		return;
+	tc->cgroup = to->kn->id;
+	/* It begins no earlier than the first that comes was served: see inherited(). */
+	if (cg && !cg->began)
+		cg->finish = later(cg->finish, tc->start);
 }
 
 void BPF_STRUCT_OPS(agentcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
@@ -1185,6 +1284,7 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
 void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 {
 	away[cpu & (MAX_CPUS - 1)] = false;
+	__sync_fetch_and_add(&nr_cpus, 1);
 }
 
 void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
@@ -1192,6 +1292,7 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 	struct task_struct *p;
 
 	away[cpu & (MAX_CPUS - 1)] = true;
+	__sync_fetch_and_add(&nr_cpus, -1);
 	/* Nobody is displaced there. */
 	note_place(cpu, 0);
 	bpf_for_each(scx_dsq, p, QUEUE, 0)
@@ -1203,6 +1304,10 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)
 {
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
+
+	nr_cpus = bpf_cpumask_weight(online);
+	scx_bpf_put_cpumask(online);
 	return scx_bpf_create_dsq(QUEUE, -1);
 }
 
@@ -1215,11 +1320,11 @@ void BPF_STRUCT_OPS(agentcg_exit, struct scx_exit_info *ei)
 }
 
 SCX_OPS_DEFINE(agentcg_ops, .select_cpu = (void *)agentcg_select_cpu,
-	       .enqueue = (void *)agentcg_enqueue, .dispatch = (void *)agentcg_dispatch,
-	       .running = (void *)agentcg_running, .stopping = (void *)agentcg_stopping,
-	       .runnable = (void *)agentcg_runnable, .quiescent = (void *)agentcg_quiescent,
-	       .set_weight = (void *)agentcg_set_weight, .init_task = (void *)agentcg_init_task,
-	       .cgroup_init = (void *)agentcg_cgroup_init,
+	       .enqueue = (void *)agentcg_enqueue, .update_idle = (void *)agentcg_update_idle,
+	       .dispatch = (void *)agentcg_dispatch, .running = (void *)agentcg_running,
+	       .stopping = (void *)agentcg_stopping, .runnable = (void *)agentcg_runnable,
+	       .quiescent = (void *)agentcg_quiescent, .set_weight = (void *)agentcg_set_weight,
+	       .init_task = (void *)agentcg_init_task, .cgroup_init = (void *)agentcg_cgroup_init,
 	       .cgroup_exit = (void *)agentcg_cgroup_exit,
 	       .cgroup_move = (void *)agentcg_cgroup_move,
 	       .cgroup_set_weight = (void *)agentcg_cgroup_set_weight,

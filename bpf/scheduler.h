@@ -45,6 +45,8 @@ struct sched_cgroup {
 	u64 id;
 	u64 parent;        /* id; 0 for the root */
 	u64 active_weight; /* of the active children, plus SELF_WEIGHT for its own runnable tasks */
+	u64 mean;          /* of active_weight, over the time in which anything was active */
+	u64 averaged;      /* up to when */
 	u64 finish;        /* virtual time at which what was granted so far ends */
 	u64 left; /* virtual time at which the last child that has no task left was served */
 	struct bpf_timer timer; /* runs while tasks are held back here */
@@ -68,8 +70,8 @@ struct sched_cgroup {
 	u32 self;               /* the part of active_weight that stems from its own tasks */
 	s32 nr_runnable;        /* its own tasks, running or waiting */
 	u64 task_weight;        /* of the same tasks, by their nice values: 100 each by default */
-	/* active_weight, self, nr_runnable, finish, children's given; now to refilled, throttled
-	 */
+	/* active_weight, mean, averaged, self, nr_runnable, finish, children's given; now to
+	 * refilled, throttled */
 	struct bpf_spin_lock lock;
 	struct sched_usage own;  /* of its own tasks */
 	struct sched_usage gone; /* of the cgroups that were below it */

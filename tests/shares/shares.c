@@ -11,6 +11,11 @@ u64 shares_inverse_below(u64 inverse, u64 total, u64 weight)
 	return inverse_below(inverse, total, weight);
 }
 
+u64 shares_mean_after(u64 mean, u64 active, u64 passed)
+{
+	return mean_after(mean, active, passed);
+}
+
 u64 shares_virtual(u64 ns, u64 inverse)
 {
 	return virtual(ns, inverse);

@@ -289,8 +289,10 @@ fn load_and_attach(
     if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
         rodata.cfg.slice_ns = config.slice.as_nanos() as u64;
     }
-    // A task whose quota is used up must not go on because its CPU has no other.
-    skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_ENQ_LAST;
+    // A task whose quota is used up must not go on because its CPU has no other. And the kernel
+    // still counts idle CPUs, although we want to hear of them.
+    skel.struct_ops.agentcg_ops_mut().flags |=
+        *scx_utils::compat::SCX_OPS_ENQ_LAST | *scx_utils::compat::SCX_OPS_KEEP_BUILTIN_IDLE;
     if config.scope == SchedulerScope::Agents {
         skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_SWITCH_PARTIAL;
     }

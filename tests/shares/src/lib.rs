@@ -7,12 +7,16 @@ use proptest::prelude::*;
 
 const ONE: u64 = 1 << 10;
 const MAX_INVERSE: u64 = 1 << 32;
+const MEAN_SPAN: u64 = 100_000_000;
+const MEAN_BITS: u32 = 16;
+const MAX_ACTIVE: u64 = 1 << 24;
 const SLICE: u64 = 5_000_000;
 const LAG: u64 = 20 * SLICE;
 
 mod c {
     unsafe extern "C" {
         pub(super) safe fn shares_inverse_below(inverse: u64, total: u64, weight: u64) -> u64;
+        pub(super) safe fn shares_mean_after(mean: u64, active: u64, passed: u64) -> u64;
         pub(super) safe fn shares_virtual(ns: u64, inverse: u64) -> u64;
         pub(super) safe fn shares_later(a: u64, b: u64) -> u64;
         pub(super) safe fn shares_before(a: u64, b: u64) -> bool;
@@ -126,6 +130,42 @@ proptest! {
         let capped = exact * ONE as f64 >= MAX_INVERSE as f64 * 0.99;
         let got = inverse as f64 / ONE as f64;
         prop_assert!(capped || (got / exact - 1.0).abs() < 0.01, "{got} for {exact}");
+    }
+
+    /// The mean of a weight that comes and goes is that weight times the part of the time that it
+    /// is there, however often it is looked at; so nobody is charged by the moment.
+    #[test]
+    fn the_mean_is_one_over_time(
+        always in 1u64..=10_000, at_times in 1u64..=10_000, on in 1_000_000u64..20_000_000,
+        off in 1_000_000u64..20_000_000, looks in 1u64..50,
+    ) {
+        let mut mean = always << MEAN_BITS;
+        let (mut sum, mut rounds) = (0.0, 0.0);
+        for round in 0..200 {
+            for (active, time) in [(always + at_times, on), (always, off)] {
+                for _ in 0..looks {
+                    mean = c::shares_mean_after(mean, active, time / looks);
+                    if round >= 100 {
+                        sum += mean as f64 * (time / looks) as f64;
+                        rounds += (time / looks) as f64;
+                    }
+                }
+            }
+        }
+        let got = sum / rounds / f64::from(1 << MEAN_BITS);
+        let part = on as f64 / (on + off) as f64;
+        let want = always as f64 + at_times as f64 * part;
+        prop_assert!((got / want - 1.0).abs() < 0.15, "{got} for {want}");
+    }
+
+    /// The mean stays between what it was and what is, gets there, and nothing overflows.
+    #[test]
+    fn the_mean_follows(was in 0u64..=MAX_ACTIVE, is in 0u64..=1 << 40, passed in 0u64..=u64::MAX) {
+        let (was, limited) = (was << MEAN_BITS, is.min(MAX_ACTIVE) << MEAN_BITS);
+        let got = c::shares_mean_after(was, is, passed);
+        prop_assert!((was.min(limited)..=was.max(limited)).contains(&got), "{was} {got} {is}");
+        let long = (0..20).fold(was, |mean, _| c::shares_mean_after(mean, is, 16 * MEAN_SPAN));
+        prop_assert!(long.abs_diff(limited) <= 1 << 8, "{long} for {limited}");
     }
 
     /// Each leaf gets its share of the machine, to within some slices, whatever part of its slices
