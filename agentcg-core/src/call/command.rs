@@ -546,10 +546,8 @@ impl Command<'_> {
         call.describe(&plan.command)?;
         let pipes = std::mem::take(&mut opened.ours);
 
-        let queued = self.place.as_ref().map_or_else(Instant::now, Place::since);
-        let pass = self.admitted(&plan);
+        let (pass, queued) = self.admitted(&plan);
         let Parts { calls, cgroup, lock, presence } = call.into_parts();
-        let queued = queued.elapsed();
         let before = calls.ancestors().baseline();
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let made = pass.and_then(|pass| {
@@ -631,18 +629,21 @@ impl Command<'_> {
         self
     }
 
-    /// Waits until there is room.
-    fn admitted(&mut self, plan: &Plan) -> Result<Pass> {
+    /// Waits until there is room, and says how long that was: no time where there is no queue.
+    fn admitted(&mut self, plan: &Plan) -> (Result<Pass>, Duration) {
         let place = match self.place.take() {
-            Some(place) => Some(place),
-            None => {
-                let need = Need::from(&plan.limits);
-                self.session.queue().enqueue(need, self.queue_timeout)?
-            }
+            Some(place) => Ok(Some(place)),
+            None => self.session.queue().enqueue(Need::from(&plan.limits), self.queue_timeout),
         };
-        let Some(place) = place else { return Ok(Pass::default()) };
+        let place = match place {
+            Ok(Some(place)) => place,
+            Ok(None) => return (Ok(Pass::default()), Duration::ZERO),
+            Err(e) => return (Err(e), Duration::ZERO),
+        };
+        let since = place.since();
         self.canceller.waits_at(place.gate());
-        place.wait(|| self.canceller.is_cancelled())
+        let pass = place.wait(|| self.canceller.is_cancelled());
+        (pass, since.elapsed())
     }
 
     fn check(&self) -> Result<()> {
