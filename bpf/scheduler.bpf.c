@@ -143,7 +143,7 @@ static u32 weight_of(struct sched_cgroup *cg)
 	return cg->weight ?: 1;
 }
 
-/* Under the lock, before and after each change of active_weight. */
+/* Under the lock, before each change of active_weight. */
 static __always_inline void average(struct sched_cgroup *cg, u64 now)
 {
 	/* While nothing is active there is nothing to share. */

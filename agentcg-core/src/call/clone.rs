@@ -181,7 +181,7 @@ pub(super) fn spawn(
     };
     let stack = stacks.take().map_err(|errno| Failure { step: Step::Make, errno })?;
     let mut result = clone3(&shared, &stack, cgroup);
-    if refused(&result) || is_stillborn(&result, &shared) {
+    if refused(&result) || reap_stillborn(&result, &shared) {
         let procs = procs().map_err(|e| {
             let errno = Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO));
             Failure { step: Step::Enter, errno }
@@ -208,8 +208,8 @@ fn refused(result: &Result<Child, Errno>) -> bool {
 /// Kernels since 6.14, and the stable ones of then, take a process that is born into a cgroup for one
 /// that is to be killed when *our* cgroup, or that one, ever had its `cgroup.kill` written: they
 /// compare how often that was done to the one and to the other. So whoever is started again in the
-/// cgroup that it was killed in would lose every call.
-fn is_stillborn(result: &Result<Child, Errno>, shared: &Shared<'_>) -> bool {
+/// cgroup that it was killed in would lose every call. True when that happened.
+fn reap_stillborn(result: &Result<Child, Errno>, shared: &Shared<'_>) -> bool {
     let Ok(child) = result else { return false };
     let stillborn = !shared.begun.get();
     if stillborn {

@@ -637,8 +637,7 @@ impl Command<'_> {
         };
         let place = match place {
             Ok(Some(place)) => place,
-            Ok(None) => return (Ok(Pass::default()), Duration::ZERO),
-            Err(e) => return (Err(e), Duration::ZERO),
+            none => return (none.map(|_| Pass::default()), Duration::ZERO),
         };
         let since = place.since();
         self.canceller.waits_at(place.gate());
@@ -738,8 +737,7 @@ impl Command<'_> {
         let mut env = Strings::default();
         let mut add = |name: &OsStr, value: &OsStr| {
             let parts = [name.as_bytes(), b"=", value.as_bytes()];
-            let why = "it contains a NUL byte";
-            env.push(&parts).then_some(()).ok_or_else(|| Error::invalid("variable", name, why))
+            if env.push(&parts) { Ok(()) } else { Err(has_nul("variable", name)) }
         };
         let own = [("AGENTCG_SESSION", self.session.name()), ("AGENTCG_CALL", &*plan.call)];
         let is_own = |name: &OsStr| own.iter().any(|(own, _)| name == *own);
@@ -778,7 +776,7 @@ impl Command<'_> {
         let first = ("program", self.arg0.as_ref().unwrap_or(&self.program));
         for (what, arg) in std::iter::once(first).chain(self.args.iter().map(|a| ("argument", a))) {
             if !argv.push(&[arg.as_bytes()]) {
-                return Err(Error::invalid(what, arg, "it contains a NUL byte"));
+                return Err(has_nul(what, arg));
             }
         }
         Ok(Launch {
@@ -865,7 +863,10 @@ fn programs(program: &OsStr, path: &OsStr) -> Result<Vec<CString>> {
 }
 
 fn c_string(text: impl Into<OsString>, what: &str) -> Result<CString> {
-    CString::new(text.into().into_vec()).map_err(|e| {
-        Error::invalid(what, OsString::from_vec(e.into_vec()), "it contains a NUL byte")
-    })
+    CString::new(text.into().into_vec())
+        .map_err(|e| has_nul(what, OsStr::from_bytes(&e.into_vec())))
+}
+
+fn has_nul(what: &str, text: &OsStr) -> Error {
+    Error::invalid(what, text, "it contains a NUL byte")
 }
