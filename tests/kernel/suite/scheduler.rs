@@ -9,11 +9,14 @@ use agentcg_core::{
 };
 use anyhow::{Context, Result, ensure};
 
-use crate::support::{Need, Test, TestCgroup, Worker, eventually, kind_of, sched_ext_state};
+use crate::support::{
+    Need, Test, TestCgroup, Worker, eventually, kind_of, sched_ext_state, sibling,
+};
 
 const HERE: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt];
 /// Where CPUs may be taken away.
 const LAB: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt, Need::Lab];
+const CORES: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt, Need::Smt];
 const NONE: &[Need] = &[Need::Root, Need::NoSchedExt];
 
 pub fn tests() -> Vec<Test> {
@@ -34,6 +37,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::nice_values_count_in_a_cgroup", needs: HERE, run: nice },
         Test { name: "scheduler::idle_cgroups_yield", needs: HERE, run: idle },
         Test { name: "scheduler::no_cpu_idles_beside_pinned_tasks", needs: HERE, run: conserving },
+        Test { name: "scheduler::cores_threads_and_sockets", needs: CORES, run: topology },
         Test { name: "scheduler::cpus_come_and_go", needs: LAB, run: hotplug },
         Test { name: "scheduler::a_minute_of_churn", needs: LAB, run: churn },
         Test { name: "scheduler::calls_know_that_nobody_counts", needs: HERE, run: call_usage },
@@ -518,6 +522,54 @@ fn conserving() -> Result<()> {
         }
     }
     anyhow::bail!("a CPU idles")
+}
+
+/// The CPU that a process runs on, or ran last.
+fn cpu_of(worker: &Worker) -> Result<usize> {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", worker.pid()))?;
+    let (_, fields) = text.rsplit_once(')').context("no name")?;
+    Ok(fields.split_whitespace().nth(36).context("too short")?.parse()?)
+}
+
+/// Four CPUs: two sockets, each with a cache of its own and a core of two threads.
+fn topology() -> Result<()> {
+    let scheduler = attach_default()?;
+    {
+        let place = TestCgroup::new()?;
+        let groups = vec![weighted(&place, "a", 100)?, weighted(&place, "b", 300)?];
+        let burn = Burn::start(groups, 4)?;
+        median_ratio(&burn, 5, 3.0, 0.15)?;
+        let all = cores(&burn, 3)?.iter().sum::<f64>();
+        ensure!(all > 3.8, "{all:.2} of 4 CPUs");
+    }
+    // Who wakes beside a burner goes to the other core.
+    let place = TestCgroup::new()?;
+    let burn = Burn::start(vec![place.child("burn")?], 1)?;
+    pin(burn.workers[0].pid(), 0)?;
+    let mut nap = Worker::start_in(&place.child("nap")?, "nap:20000")?;
+    nap.go()?;
+    let (beside, mut shared) = (sibling(0)?, 0);
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(30));
+        shared += usize::from(cpu_of(&nap)? == beside);
+    }
+    ensure!(shared < 25, "{shared} of 100 times on the core of the burner");
+    // A CPU that is isolated runs what is put there, and nothing else.
+    let isolated = TestCgroup::new()?;
+    let top = isolated.path().parent().context("no parent")?;
+    std::fs::write(top.join("cgroup.subtree_control"), "+cpuset")?;
+    let set = |file: &str, value: &str| std::fs::write(isolated.path().join(file), value);
+    set("cpuset.cpus", "3")?;
+    set("cpuset.cpus.partition", "isolated")?;
+    let state = std::fs::read_to_string(isolated.path().join("cpuset.cpus.partition"))?;
+    ensure!(state.trim() == "isolated", "{state}");
+    let alone = Burn::start(vec![isolated.child("alone")?], 1)?;
+    let others = Burn::start(vec![place.child("others")?], 6)?;
+    let got = (cores(&alone, 3)?[0], cores(&others, 3)?[0] + cores(&burn, 1)?[0]);
+    ensure!(got.0 > 0.95 && (2.8..3.1).contains(&got.1), "isolated and others: {got:.2?}");
+    ensure!(cpu_of(&alone.workers[0])? == 3);
+    ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
+    Ok(())
 }
 
 const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
