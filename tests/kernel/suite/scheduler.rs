@@ -7,7 +7,8 @@ use agentcg_core::{
     Cgroup, Controller, CpuMax, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind,
     SchedulerScope, SessionConfig,
 };
-use anyhow::{Context, Result, ensure};
+use agentcg_storm::churn::Churn;
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::support::{
     Need, Test, TestCgroup, Worker, eventually, kind_of, sched_ext_state, sibling,
@@ -151,7 +152,7 @@ fn cpu_max() -> Result<()> {
             return Ok(());
         }
     }
-    anyhow::bail!("half, inner, loose, rest: {got:.3?}")
+    bail!("half, inner, loose, rest: {got:.3?}")
 }
 
 fn new_cpu_max() -> Result<()> {
@@ -292,7 +293,7 @@ fn median_ratio(burn: &Burn, seconds: u64, want: f64, tolerance: f64) -> Result<
             return Ok(());
         }
     }
-    anyhow::bail!("ratios {ratios:.2?}, wanted {want} +- {tolerance}")
+    bail!("ratios {ratios:.2?}, wanted {want} +- {tolerance}")
 }
 
 fn weights() -> Result<()> {
@@ -521,7 +522,7 @@ fn conserving() -> Result<()> {
             return Ok(());
         }
     }
-    anyhow::bail!("a CPU idles")
+    bail!("a CPU idles")
 }
 
 /// The CPU that a process runs on, or ran last.
@@ -592,97 +593,29 @@ fn hotplug() -> Result<()> {
     Ok(())
 }
 
-/// A simple generator, so that a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-}
-
-/// What the kernel logs from now on.
-struct KernelLog(std::fs::File);
-
-impl KernelLog {
-    fn from_now() -> Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut options = std::fs::OpenOptions::new();
-        let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
-        std::io::Seek::seek(&mut log, std::io::SeekFrom::End(0))?;
-        Ok(Self(log))
-    }
-
-    fn warnings(&mut self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut line = [0; 8192];
-        while let Ok(n) = std::io::Read::read(&mut self.0, &mut line) {
-            let text = String::from_utf8_lossy(&line[..n]).into_owned();
-            if ["WARNING:", "BUG:", "Oops", "stall", "error"].iter().any(|w| text.contains(w)) {
-                found.push(text);
-            }
-        }
-        found
-    }
-}
-
 /// A minute of everything that may change under a scheduler.
 fn churn() -> Result<()> {
-    let seed = 1;
-    let mut random = Random(seed);
     let place = TestCgroup::new()?;
-    let mut log = KernelLog::from_now()?;
+    let home = place.child("home")?;
     let scheduler = attach_default()?;
-    let mut groups: Vec<Cgroup> = Vec::new();
-    let mut made = 0;
     let mut workers = Vec::new();
     for i in 0..12 {
-        workers.push(Worker::start(["burn", "nap:500", "nap:20000"][i % 3])?);
+        workers.push(Worker::start_in(&home, ["burn", "nap:500", "nap:20000"][i % 3])?);
     }
     for worker in &mut workers {
         worker.go()?;
     }
-    let end = Instant::now() + Duration::from_secs(60);
-    let mut steps = 0;
-    while Instant::now() < end {
-        steps += 1;
-        if groups.len() < 3 || random.below(10) == 0 {
-            made += 1;
-            groups.push(place.child(&format!("g{made}"))?);
-        }
-        let at = random.below(groups.len());
-        let worker = random.below(workers.len());
-        match random.below(8) {
-            0 => {
-                let group = groups.swap_remove(at);
-                for pid in group.procs()? {
-                    groups[0].move_pid(pid)?;
-                }
-                group.remove()?;
-            }
-            1 => groups[at].set_cpu_weight(1 + random.below(10_000) as u32)?,
-            2 => limit(&groups[at], 0.02 + random.below(100) as f64 / 100.0)?,
-            3 => unlimit(&groups[at])?,
-            4 => pin(workers[worker].pid(), random.below(2)).or_else(|e| {
-                // That CPU is away.
-                if std::fs::read_to_string(CPU1)?.trim() == "0" { Ok(()) } else { Err(e) }
-            })?,
-            5 if steps % 16 == 0 => std::fs::write(CPU1, ["0", "1"][random.below(2)])?,
-            6 => scheduler.brake().hold_back(&groups[at], Duration::from_millis(200))?,
-            _ => groups[at].move_pid(workers[worker].pid())?,
-        }
-        if let Some(exit) = scheduler.exited() {
-            anyhow::bail!("after {steps} steps: {exit}\n{}", exit.dump);
-        }
-        std::thread::sleep(Duration::from_millis(random.below(10) as u64));
-    }
-    std::fs::write(CPU1, "1")?;
+    let pids: Vec<i32> = workers.iter().map(Worker::pid).collect();
+    let time = Duration::from_secs(60);
+    let steps = Churn { place: place.cgroup(), pids: &pids, home: &home, time }.run(
+        |group| Ok(scheduler.brake().hold_back(group, Duration::from_millis(200))?),
+        || match scheduler.exited() {
+            Some(exit) => bail!("{exit}\n{}", exit.dump),
+            None => Ok(()),
+        },
+    )?;
     drop(workers);
     ensure!(scheduler.detach().kind == SchedulerExitKind::Detached);
-    let warnings = log.warnings();
-    ensure!(warnings.is_empty(), "after {steps} steps: {warnings:?}");
     ensure!(steps > 1000, "only {steps} steps");
     Ok(())
 }
