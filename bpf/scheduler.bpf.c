@@ -62,6 +62,8 @@ char _license[] SEC("license") = "GPL";
 #define MIN_SLICE 1000000ULL
 #define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
+/* How old a share may be. */
+#define SHARE_AGE 1000000ULL
 /* How old a setting may be that the kernel does not report. */
 #define CHECK_SETTINGS 10000000ULL
 /* A task that has waited for so long, held back or one of many, runs for an instant: the kernel's
@@ -108,7 +110,8 @@ struct {
 struct task_ctx {
 	u64 cgroup;
 	u64 ran;     /* its CPU time, as the kernel counts it, up to which it has been charged */
-	u64 inverse; /* of the share when last charged or settled */
+	u64 inverse; /* of the share when last charged or settled, or a little before */
+	u64 looked;  /* when that was looked up */
 	u64 start;   /* virtual time at which what was granted last begins */
 	u64 charged; /* virtual time granted and not yet used or given back */
 	u64 held;    /* the throttled cgroup that holds it back; 0: none */
@@ -817,6 +820,17 @@ static u64 slice_within(struct task_ctx *tc)
 	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
 }
 
+/* Shares are means over 100 ms; who runs shortly and often need not look them up each time. */
+static void look_up_share(struct task_ctx *tc)
+{
+	u64 now = scx_bpf_now();
+
+	if (tc->inverse && now - tc->looked < SHARE_AGE)
+		return;
+	tc->inverse = inverse_share(tc->cgroup);
+	tc->looked = now;
+}
+
 static u64 cost(u64 ns, u64 inverse)
 {
 	u64 time = virtual(ns, inverse), most = LONGEST * nr_cpus;
@@ -830,7 +844,7 @@ static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 	u64 owed = -tc->charged;
 
 	if (used) {
-		tc->inverse = inverse_share(tc->cgroup);
+		look_up_share(tc);
 		owed += cost(used, tc->inverse);
 	}
 	bpf_spin_lock(&cg->lock);
@@ -905,7 +919,7 @@ static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 	/* Taken off the queue without having run: moved, or its affinity changed. */
 	if (tc->charged)
 		settle(tc, cg, 0);
-	tc->inverse = inverse_share(tc->cgroup);
+	look_up_share(tc);
 	tc->charged = cost(slice, tc->inverse);
 	bpf_spin_lock(&cg->lock);
 	start = start_of(cg);
@@ -1403,6 +1417,7 @@ void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *f
 	if (!tc)
 		return;
 	tc->cgroup = to->kn->id;
+	tc->inverse = 0;
 	/* It begins no earlier than the first that comes was served: see inherited(). */
 	if (cg && !cg->began)
 		cg->finish = later(cg->finish, tc->start);
