@@ -52,16 +52,26 @@ char _license[] SEC("license") = "GPL";
 
 /* Slices get shorter when so many wait that a round of all would take longer than this. */
 #define ROUND 200000000ULL
+/* A turn costs no more than this on each CPU, however small the share: for so long a cgroup waits
+ * at most for the next one. */
+#define LONGEST 800000000ULL
+/* Shorter ones would end with the next tick of the kernel, so they get a timer. */
+#define TICK 4000000ULL
 /* The least slice that this, or a nearly used up quota, leaves, and how often a held back cgroup is
  * looked at. */
 #define MIN_SLICE 1000000ULL
 #define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
+/* How old a share may be. */
+#define SHARE_AGE 1000000ULL
 /* How old a setting may be that the kernel does not report. */
 #define CHECK_SETTINGS 10000000ULL
-/* A task held back so long runs for an instant: the kernel's watchdog counts from when it last ran.
- */
-#define MAX_HELD 5000000000ULL
+/* A task that has waited for so long, held back or one of many, runs for an instant: the kernel's
+ * watchdog counts from when it last ran. How often that is looked at in the queue, and for how many
+ * at most. */
+#define MAX_WAIT 5000000000ULL
+#define CHECK_WAITS 500000000ULL
+#define MAX_HURRIED 50
 /* Who is held back on request has one part in so many of one CPU. */
 #define HELD_PART 20
 #define HELD_PERIOD 100000000ULL
@@ -100,7 +110,8 @@ struct {
 struct task_ctx {
 	u64 cgroup;
 	u64 ran;     /* its CPU time, as the kernel counts it, up to which it has been charged */
-	u64 inverse; /* of the share when last charged or settled */
+	u64 inverse; /* of the share when last charged or settled, or a little before */
+	u64 looked;  /* when that was looked up */
 	u64 start;   /* virtual time at which what was granted last begins */
 	u64 charged; /* virtual time granted and not yet used or given back */
 	u64 held;    /* the throttled cgroup that holds it back; 0: none */
@@ -120,6 +131,33 @@ struct {
 } task_ctxs SEC(".maps");
 
 #define MAX_CPUS 1024
+
+/* What each CPU runs ends then, if that is before the next tick; 0: it is not. */
+struct turn {
+	struct bpf_timer timer;
+	u64 ends;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_CPUS);
+	__type(key, u32);
+	__type(value, struct turn);
+} turns SEC(".maps");
+
+/* Looks for tasks in the queue that must come first. */
+struct search {
+	struct bpf_timer timer;
+	bool due;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct search);
+} searches SEC(".maps");
+
 /* Where what each CPU runs stood in the queue; 0 where nobody may be displaced. */
 u64 places[MAX_CPUS];
 /* CPUs that have gone, or are about to. */
@@ -570,6 +608,12 @@ static bool can_kick(void)
 	return can;
 }
 
+static void kick(s32 cpu, u64 flags)
+{
+	if (can_kick())
+		scx_bpf_kick_cpu(cpu, flags);
+}
+
 /*
  * A CPU on its way out takes nothing from our queues any more, and does not go before the last of
  * its tasks has. From its local queue the kernel moves them to CPUs where they may run, or makes
@@ -580,7 +624,7 @@ static void send_away(struct bpf_iter_scx_dsq *it, struct task_struct *p)
 	s32 cpu = scx_bpf_task_cpu(p);
 
 	scx_bpf_dsq_move(it, p, SCX_DSQ_LOCAL_ON | cpu, 0);
-	scx_bpf_kick_cpu(cpu, 0);
+	kick(cpu, 0);
 }
 
 static void unhold(struct task_ctx *tc)
@@ -597,6 +641,63 @@ static bool dying(struct task_struct *p)
 {
 	return (p->flags & PF_EXITING) || (p->signal->flags & SIGNAL_GROUP_EXIT) ||
 	       (p->pending.signal.sig[0] & SIGKILL_BIT);
+}
+
+/* The kernel itself sees to it that those run that have begun to exit. */
+static bool killed(struct task_struct *p)
+{
+	return !(p->flags & PF_EXITING) && dying(p);
+}
+
+/* Nobody says so to the scheduler when a task is killed that waits already. */
+static void look_for_killed(void)
+{
+	u32 key = 0;
+	struct search *search = bpf_map_lookup_elem(&searches, &key);
+
+	if (!search || search->due)
+		return;
+	search->due = true;
+	if (bpf_timer_start(&search->timer, MIN_PAUSE, 0))
+		search->due = false;
+}
+
+/* Who has been killed comes first, and who has waited too long. */
+static int search_queue(void *map, u32 *key, struct search *search)
+{
+	u64 now = scx_bpf_now();
+	struct task_struct *p;
+	u32 hurried = 0;
+
+	search->due = false;
+	bpf_rcu_read_lock();
+	bpf_for_each(scx_dsq, p, QUEUE, 0)
+	{
+		struct task_ctx *tc = ctx_of(p);
+
+		if (!tc || tc->leads)
+			continue;
+		if (!killed(p)) {
+			if (hurried >= MAX_HURRIED || !before(tc->waits + MAX_WAIT, now))
+				continue;
+			hurried++;
+			scx_bpf_dsq_move_set_slice(BPF_FOR_EACH_ITER, MIN_SLICE);
+		}
+		tc->leads = true;
+		scx_bpf_dsq_move_set_vtime(BPF_FOR_EACH_ITER, vtime_now - LEAD);
+		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
+	}
+	bpf_rcu_read_unlock();
+	bpf_timer_start(&search->timer, CHECK_WAITS, 0);
+	return 0;
+}
+
+SEC("tp_btf/signal_generate")
+int BPF_PROG(agentcg_signal, int sig, void *info, struct task_struct *p)
+{
+	if (killed(p))
+		look_for_killed();
+	return 0;
 }
 
 /* The cgroup whose quota is used up so that the task may not run: its id, or 0. */
@@ -660,7 +761,7 @@ static void release(u64 id, u64 since)
 		}
 		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, QUEUE, 0);
 		if (cpu >= 0)
-			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+			kick(cpu, SCX_KICK_IDLE);
 	}
 	bpf_rcu_read_unlock();
 }
@@ -690,7 +791,7 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 		give_weight_up(cg->id);
 	}
 	if (cg->throttled) {
-		release(id, now - MAX_HELD);
+		release(id, now - MAX_WAIT);
 	} else {
 		release(id, 0);
 		/* Some are on their way here. */
@@ -705,15 +806,36 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	return 0;
 }
 
-/* Shorter when many wait, and no longer than what is left of the quotas. */
+/* Shorter when many wait, or for a small share, and no longer than what is left of the quotas. */
 static u64 slice_within(struct task_ctx *tc)
 {
 	u64 slice = cfg.slice_ns, least = slice < MIN_SLICE ? slice : MIN_SLICE;
 	s64 waiting = scx_bpf_dsq_nr_queued(QUEUE);
 
 	if (waiting > 0 && slice * waiting > ROUND * nr_cpus)
-		slice = later(least, ROUND * nr_cpus / waiting);
+		slice = ROUND * nr_cpus / waiting;
+	if (virtual(slice, tc->inverse) > LONGEST * nr_cpus)
+		slice = LONGEST * nr_cpus * ONE / tc->inverse;
+	slice = later(least, slice);
 	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
+}
+
+/* Shares are means over 100 ms; who runs shortly and often need not look them up each time. */
+static void look_up_share(struct task_ctx *tc)
+{
+	u64 now = scx_bpf_now();
+
+	if (tc->inverse && now - tc->looked < SHARE_AGE)
+		return;
+	tc->inverse = inverse_share(tc->cgroup);
+	tc->looked = now;
+}
+
+static u64 cost(u64 ns, u64 inverse)
+{
+	u64 time = virtual(ns, inverse), most = LONGEST * nr_cpus;
+
+	return time < most ? time : most;
 }
 
 /* Gives back what a task was granted and charges what it used. */
@@ -722,8 +844,8 @@ static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
 	u64 owed = -tc->charged;
 
 	if (used) {
-		tc->inverse = inverse_share(tc->cgroup);
-		owed += virtual(used, tc->inverse);
+		look_up_share(tc);
+		owed += cost(used, tc->inverse);
 	}
 	bpf_spin_lock(&cg->lock);
 	cg->finish += owed;
@@ -770,6 +892,18 @@ static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
 	return rank < 0 ? start + WAY_BACK * cfg.slice_ns : start;
 }
 
+/* The same for a task that enters the queue: who has been killed is first, one turn at a time. */
+static u64 place_in_queue(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
+			  u64 start)
+{
+	u64 place = place_of(tc, cg, start);
+
+	if (!killed(p))
+		return place;
+	tc->leads = true;
+	return vtime_now - LEAD;
+}
+
 /* The clock follows the slices in their order; those that come before it say nothing. */
 static void advance_clock(struct task_ctx *tc, u64 start)
 {
@@ -785,8 +919,8 @@ static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 	/* Taken off the queue without having run: moved, or its affinity changed. */
 	if (tc->charged)
 		settle(tc, cg, 0);
-	tc->inverse = inverse_share(tc->cgroup);
-	tc->charged = virtual(slice, tc->inverse);
+	look_up_share(tc);
+	tc->charged = cost(slice, tc->inverse);
 	bpf_spin_lock(&cg->lock);
 	start = start_of(cg);
 	cg->finish = start + tc->charged;
@@ -819,6 +953,28 @@ static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched
 static void note_place(s32 cpu, u64 place)
 {
 	places[cpu & (MAX_CPUS - 1)] = place;
+}
+
+/* A turn begins that ends on time also when that is before the next tick. */
+static void time_turn(u32 cpu, u64 slice)
+{
+	struct turn *turn = bpf_map_lookup_elem(&turns, &cpu);
+
+	if (!turn)
+		return;
+	turn->ends = slice < TICK ? bpf_ktime_get_ns() + slice : 0;
+	if (turn->ends)
+		bpf_timer_start(&turn->timer, slice, BPF_F_TIMER_CPU_PIN);
+}
+
+static int end_turn(void *map, u32 *cpu, struct turn *turn)
+{
+	/* Of a turn that ended by itself it may come in the next one. */
+	if (turn->ends && !before(bpf_ktime_get_ns(), turn->ends)) {
+		turn->ends = 0;
+		kick(*cpu, SCX_KICK_PREEMPT);
+	}
+	return 0;
 }
 
 /*
@@ -886,7 +1042,7 @@ s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 
 	if (!cg || throttled_by(p, tc))
 		return cpu;
 	slice = slice_within(tc);
-	p->scx.dsq_vtime = place_of(tc, cg, charge(tc, cg, slice));
+	p->scx.dsq_vtime = place_in_queue(p, tc, cg, charge(tc, cg, slice));
 	__sync_fetch_and_add(&stats.direct, 1);
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
 	return cpu;
@@ -906,7 +1062,7 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 	}
 	slice = tc ? slice_within(tc) : cfg.slice_ns;
 	if (cg) {
-		place = place_of(tc, cg, charge(tc, cg, slice));
+		place = place_in_queue(p, tc, cg, charge(tc, cg, slice));
 		unhold(tc);
 		held = hold(p, tc);
 	}
@@ -923,14 +1079,14 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		return;
 	/* Its quota was refilled after its CPU had decided to go idle. */
 	if (enq_flags & SCX_ENQ_LAST) {
-		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
+		kick(scx_bpf_task_cpu(p), 0);
 		return;
 	}
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 	else if (cg && (cpu = find_displaced(p, place, woken)) >= 0)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
+		kick(cpu, SCX_KICK_PREEMPT);
 }
 
 /*
@@ -939,8 +1095,8 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
  */
 void BPF_STRUCT_OPS(agentcg_update_idle, s32 cpu, bool idle)
 {
-	if (idle && scx_bpf_dsq_nr_queued(QUEUE) > 0 && can_kick())
-		scx_bpf_kick_cpu(cpu, 0);
+	if (idle && scx_bpf_dsq_nr_queued(QUEUE) > 0)
+		kick(cpu, 0);
 }
 
 /* Takes a task whose quota is used up out of the queue. */
@@ -1024,6 +1180,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	advance_clock(tc, start);
 	__sync_fetch_and_add(&stats.kept, 1);
 	scx_bpf_task_set_slice(prev, slice);
+	time_turn(cpu, slice);
 }
 
 /* Statistics: a task begins to run. */
@@ -1057,8 +1214,9 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 	unhold(tc);
 	if (tc->touch) {
 		tc->touch = false;
-		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
+		kick(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
 	}
+	time_turn(scx_bpf_task_cpu(p), p->scx.slice);
 	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	if (serves_cpu(p))
 		return;
@@ -1109,6 +1267,10 @@ void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
 	unhold(tc);
 	count_runnable(tc->cgroup, -1, -tc->weight);
 	tc->weight = 0;
+	/* Its process ends, and other threads of it may wait. */
+	if ((p->flags & PF_EXITING) && (p->signal->flags & SIGNAL_GROUP_EXIT) &&
+	    p->signal->live.counter > 0)
+		look_for_killed();
 }
 
 /* Its nice value changed. */
@@ -1255,6 +1417,7 @@ void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *f
 	if (!tc)
 		return;
 	tc->cgroup = to->kn->id;
+	tc->inverse = 0;
 	/* It begins no earlier than the first that comes was served: see inherited(). */
 	if (cg && !cg->began)
 		cg->finish = later(cg->finish, tc->start);
@@ -1302,13 +1465,41 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 	}
 }
 
+static s32 init_timers(void)
+{
+	u32 key = 0, nr_ids = scx_bpf_nr_cpu_ids();
+	struct search *search = bpf_map_lookup_elem(&searches, &key);
+	s32 err;
+
+	if (!search)
+		return -ENOENT;
+	err = bpf_timer_init(&search->timer, &searches, CLOCK_MONOTONIC);
+	if (!err)
+		err = bpf_timer_set_callback(&search->timer, search_queue);
+	bpf_for(key, 0, nr_ids < MAX_CPUS ? nr_ids : MAX_CPUS)
+	{
+		struct turn *turn = bpf_map_lookup_elem(&turns, &key);
+
+		if (err || !turn)
+			break;
+		err = bpf_timer_init(&turn->timer, &turns, CLOCK_MONOTONIC);
+		if (!err)
+			err = bpf_timer_set_callback(&turn->timer, end_turn);
+	}
+	return err;
+}
+
 s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)
 {
 	const struct cpumask *online = scx_bpf_get_online_cpumask();
+	s32 err;
 
 	nr_cpus = bpf_cpumask_weight(online);
 	scx_bpf_put_cpumask(online);
-	return scx_bpf_create_dsq(QUEUE, -1);
+	err = scx_bpf_create_dsq(QUEUE, -1) ?: init_timers();
+	if (!err)
+		look_for_killed();
+	return err;
 }
 
 void BPF_STRUCT_OPS(agentcg_exit, struct scx_exit_info *ei)

@@ -94,6 +94,12 @@ kernels() {
     [ "$kernel" != memcg ] || only=(--filter memory::)
     tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 1500 "${only[@]}" --report "$reports/$kernel.json" "$program" || bad=1
   done
+  # More than two CPUs, on one kernel; where it is only one that is tested, nobody asks for that.
+  if [ ${#kernels[@]} -gt 1 ]; then
+    files+=("$reports/cores.json")
+    tests/vm/lab.py test --kernel 7.3 --smp 4,sockets=2,threads=2 --timeout 300 --filter scheduler::cores \
+      --report "$reports/cores.json" "$program" || bad=1
+  fi
   tests/vm/lab.py summary "${files[@]}" || bad=1
   return "$bad"
 }

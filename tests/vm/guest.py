@@ -45,7 +45,7 @@ COMMAND_LINE = (
 class Machine:
     """What the guest gets and how long it may take."""
 
-    smp: int = 2
+    smp: str = "2"
     memory: str = "2G"
     swap: str | None = None
     timeout: float = 120
@@ -148,7 +148,7 @@ def _qemu_arguments(kernel: Kernel, machine: Machine, job: Path, output: int) ->
         *("-M", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off"),
         # Emulated even where /dev/kvm exists: the same everywhere, and nested virtualisation often fails.
         *("-accel", f"tcg,thread={threads},tb-size=256"),
-        *("-cpu", "max", "-smp", str(machine.smp), "-m", machine.memory),
+        *("-cpu", "max", "-smp", machine.smp, "-m", machine.memory),
         *("-object", f"memory-backend-memfd,id=mem,size={machine.memory},share=on", "-numa", "node,memdev=mem"),
         *("-kernel", str(kernel.image)),
         *("-append", f"{COMMAND_LINE} init={INIT} lab_job={job} {machine.append}"),

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--kernel", required=True, help="a name from `lab.py kernels`, or a bzImage or vmlinux")
-    machine.add_argument("--smp", type=int, default=2, help="processors (default 2)")
+    machine.add_argument("--smp", default="2", metavar="N[,...]", help="processors, as QEMU's -smp (default 2)")
     clock = machine.add_mutually_exclusive_group()
     clock.add_argument("--parallel", action="store_true", help="a host thread each: faster, but a guest may crash")
     clock.add_argument("--virtual-time", action="store_true", help="the guest's clock counts instructions, not time")

@@ -2,6 +2,7 @@
 //! given: one case after the other, each with all, in one run.
 
 mod beside;
+mod churn;
 mod cost;
 mod latency;
 mod load;
@@ -78,7 +79,12 @@ pub fn run(seconds: u64, only: &str, beside: Option<PathBuf>) -> Result<()> {
     print!("{:<46} {:<22}", "", "bar");
     all.iter().for_each(|who| print!(" {:<26}", who.name()));
     println!();
-    for case in shares::CASES.iter().chain(&latency::CASES).filter(|c| c.name.contains(only)) {
+    for case in shares::CASES
+        .iter()
+        .chain(&latency::CASES)
+        .chain([&churn::CASE])
+        .filter(|c| c.name.contains(only))
+    {
         print!("{:<46} {:<22}", case.name, case.bar);
         for who in &all {
             print!(" {:<26}", who.measure(case, &place, Duration::from_secs(seconds))?);

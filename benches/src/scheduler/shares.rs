@@ -134,7 +134,7 @@ fn many(place: &Cgroup, _: Duration) -> Result<String> {
     }
     let got: Vec<f64> = last.iter().zip(first).map(|(a, b)| a - b).collect();
     let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
-    Ok(format!("r {:.4}, longest gap {:.1} s", correlation(&got, &weights), longest as f64 / 1e9))
+    Ok(format!("r {:.4}, longest gap {:.2} s", correlation(&got, &weights), longest as f64 / 1e9))
 }
 
 fn correlation(a: &[f64], b: &[f64]) -> f64 {

@@ -23,6 +23,8 @@ pub enum Need {
     NoMemcgOps,
     Psi,
     Swap,
+    /// Processors that share a core, and several cores.
+    Smt,
     /// A machine of the kernel lab, which nobody else uses.
     Lab,
 }
@@ -69,6 +71,8 @@ impl Machine {
             Need::Swap => {
                 std::fs::read_to_string("/proc/swaps").is_ok_and(|t| t.lines().count() > 1)
             }
+            Need::Smt => std::fs::read_to_string("/sys/devices/system/cpu/smt/active")
+                .is_ok_and(|t| t.trim() == "1" && sibling(0).is_ok_and(|s| s != 0)),
             Need::Lab => std::env::var_os("AGENTCG_LAB").is_some(),
         }
     }
@@ -197,6 +201,15 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// The other processor of the same core; itself without one.
+pub fn sibling(cpu: usize) -> Result<usize> {
+    let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+    let list = std::fs::read_to_string(path)?;
+    let all: Vec<usize> =
+        list.trim().split([',', '-']).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(all.into_iter().find(|c| *c != cpu).unwrap_or(cpu))
 }
 
 pub fn sched_ext_state() -> Result<String> {

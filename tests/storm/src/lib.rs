@@ -13,6 +13,8 @@
 //! | `Closed` | closes its standard descriptors and fails | failed |
 //! | `Murdered` | is killed from outside | signaled |
 
+pub mod churn;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
