@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use agentcg_core::{Cgroup, Controller, CpuMax};
+use agentcg_storm::churn;
 use anyhow::{Context, Result};
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Case;
 use super::load::{self, Group, Job};
@@ -67,14 +66,8 @@ fn cpus() -> Result<f64> {
 
 /// One in so many, from the first on, may only run on CPU 0; 0: none.
 fn pin(groups: &[Group], one_in: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(0);
-    for pid in
-        groups.iter().map(Group::pids).collect::<Result<Vec<_>>>()?.concat().iter().step_by(one_in)
-    {
-        sched_setaffinity(Pid::from_raw(*pid), &set)?;
-    }
-    Ok(())
+    let pids = groups.iter().map(Group::pids).collect::<Result<Vec<_>>>()?.concat();
+    pids.iter().step_by(one_in).try_for_each(|pid| churn::pin(*pid, 0))
 }
 
 fn pair(place: &Cgroup, time: Duration, burners: usize, pin_one_in: usize) -> Result<String> {

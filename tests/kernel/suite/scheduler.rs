@@ -7,7 +7,7 @@ use agentcg_core::{
     Cgroup, Controller, CpuMax, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind,
     SchedulerScope, SessionConfig,
 };
-use agentcg_storm::churn::Churn;
+use agentcg_storm::churn::{Churn, pin};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::support::{
@@ -314,17 +314,6 @@ fn pinned() -> Result<()> {
     }
     median_ratio(&burn, 5, 3.0, 0.3)?;
     ensure!(scheduler.exited().is_none(), "{:?}", scheduler.exited());
-    Ok(())
-}
-
-fn pin(pid: i32, cpu: usize) -> Result<()> {
-    // SAFETY: the set is plain bits, initialised by zeroing, and lives through the call.
-    let r = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(pid, size_of_val(&set), &set)
-    };
-    ensure!(r == 0, "{}", std::io::Error::last_os_error());
     Ok(())
 }
 

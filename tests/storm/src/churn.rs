@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use agentcg_core::{Cgroup, CpuMax};
 use anyhow::{Result, ensure};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
 
@@ -26,18 +28,35 @@ pub struct Churn<'a> {
 
 impl Churn<'_> {
     /// `more` does whatever else may be done to a cgroup, `check` ends it with its error. Gives the
-    /// number of changes.
+    /// number of changes. However it ends, the CPU is back and the cgroups are gone.
     ///
     /// # Errors
     /// What `check` says, warnings in the kernel's log, or that something could not be changed.
     pub fn run(
         &self,
+        more: impl FnMut(&Cgroup) -> Result<()>,
+        check: impl FnMut() -> Result<()>,
+    ) -> Result<u32> {
+        let mut log = KernelLog::from_now()?;
+        let mut groups = Vec::new();
+        let steps = self.change(&mut groups, more, check);
+        std::fs::write(CPU1, "1")?;
+        for group in groups {
+            empty(&group, self.home)?;
+            group.remove()?;
+        }
+        let (steps, warnings) = (steps?, log.warnings());
+        ensure!(warnings.is_empty(), "after {steps} steps: {warnings:?}");
+        Ok(steps)
+    }
+
+    fn change(
+        &self,
+        groups: &mut Vec<Cgroup>,
         mut more: impl FnMut(&Cgroup) -> Result<()>,
         mut check: impl FnMut() -> Result<()>,
     ) -> Result<u32> {
         let mut random = Random(1);
-        let mut log = KernelLog::from_now()?;
-        let mut groups: Vec<Cgroup> = Vec::new();
         let (mut made, mut steps) = (0, 0);
         let end = Instant::now() + self.time;
         while Instant::now() < end {
@@ -70,13 +89,6 @@ impl Churn<'_> {
             check()?;
             std::thread::sleep(Duration::from_millis(random.below(10) as u64));
         }
-        std::fs::write(CPU1, "1")?;
-        for group in groups {
-            empty(&group, self.home)?;
-            group.remove()?;
-        }
-        let warnings = log.warnings();
-        ensure!(warnings.is_empty(), "after {steps} steps: {warnings:?}");
         Ok(steps)
     }
 }
@@ -92,15 +104,14 @@ fn online() -> Result<bool> {
     Ok(std::fs::read_to_string(CPU1)?.trim() == "1")
 }
 
-fn pin(pid: i32, cpu: usize) -> Result<()> {
-    // SAFETY: the set is plain bits, initialised by zeroing, and lives through the call.
-    let r = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(pid, size_of_val(&set), &set)
-    };
-    ensure!(r == 0, "{}", std::io::Error::last_os_error());
-    Ok(())
+/// Binds a process, or with 0 the calling thread, to one CPU.
+///
+/// # Errors
+/// What the kernel says: no such process, or the CPU is away.
+pub fn pin(pid: i32, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(Pid::from_raw(pid), &set)?)
 }
 
 /// A simple generator, so that a failure can be repeated.
