@@ -12,8 +12,12 @@ guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
 flatcg=$("$python/python" benches/scx_flatcg.py)
 guest --parallel -- "$bench" scheduler --beside "$flatcg"
-# Delays of less than the host's own.
+# Delays of less than the host's own, and what the host's other work would decide.
 guest --virtual-time --smp 1 -- "$bench" scheduler --only wake-ups --beside "$flatcg"
+for smp in 1 2; do
+  guest --virtual-time --smp "$smp" -- "$bench" scheduler --only "300 cgroups"
+  guest --virtual-time --smp "$smp" -- "$bench" scheduler --only messages
+done
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 guest --parallel -- "$bench" events --runs 200
 # With all controllers, which not every host has.
@@ -29,6 +33,12 @@ VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 # Memory protection needs a small guest; the lab's own kernel has all policies, and the traces of TRACES=DIR.
 memory() { tests/vm/lab.py run --kernel memcg --parallel --timeout 900 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
 memory contention --mem 512M --swap 1G
+# The same without the host's part, which is half of the speed alone now and then. In virtual time an idle CPU makes the
+# other one faster: both are kept busy.
+for policy in none static cgroup ops delay50; do
+  tests/vm/lab.py run --kernel memcg --virtual-time --timeout 900 --mem 512M --swap 1G -- \
+    "$bench" memory contention --busy --seconds 10 --policy "$policy"
+done
 memory idle --mem 512M --swap 1G
 [ -z "${TRACES:-}" ] || memory traces --mem 2G --swap 1G
 memory sessions --mem 1G --swap 1G

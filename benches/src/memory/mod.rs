@@ -18,6 +18,7 @@ use agentcg_core::{
     Capabilities, Cgroup, Controller, Limit, LimitFile, MemcgConfig, MemoryBackend,
     MemoryProtection, mount_point,
 };
+use agentcg_storm::churn;
 use anyhow::{Context, Result};
 
 use fixed::FixedDelay;
@@ -37,6 +38,10 @@ pub struct Args {
     /// Where the recorded traces are
     #[arg(long, value_name = "DIR")]
     traces: Option<PathBuf>,
+    /// Keep every CPU busy, below all else: in a guest of virtual time an idle CPU makes the others
+    /// faster
+    #[arg(long)]
+    busy: bool,
     /// These policies only
     #[arg(long, value_name = "NAME")]
     policy: Vec<Policy>,
@@ -191,8 +196,30 @@ fn keep_code() -> Result<()> {
     Ok(())
 }
 
+/// A thread for each CPU that runs whenever nothing else does.
+fn keep_busy() -> Result<()> {
+    for cpu in 0..std::thread::available_parallelism()?.get() {
+        std::thread::spawn(move || {
+            churn::pin(0, cpu).expect("a CPU of this machine");
+            // SAFETY: changes this thread only; the parameters are plain bits that live through it.
+            let r = unsafe {
+                let none: libc::sched_param = std::mem::zeroed();
+                libc::sched_setscheduler(0, libc::SCHED_IDLE, &none)
+            };
+            assert_eq!(r, 0, "SCHED_IDLE: {}", std::io::Error::last_os_error());
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    Ok(())
+}
+
 pub fn run(args: &Args) -> Result<()> {
     keep_code()?;
+    if args.busy {
+        keep_busy()?;
+    }
     let has_ops = Capabilities::probe().supports("memcg_bpf_ops");
     let mut policies =
         if args.policy.is_empty() { Policy::ALL.to_vec() } else { args.policy.clone() };
