@@ -95,7 +95,7 @@ impl Force {
             "{} windows, {} stalls, {:.1} s; {} MB reclaimed, held {}, delayed {:.1} s, frozen {:.1} s",
             stats.windows,
             stats.stalls,
-            stats.recent.iter().map(|w| w.duration.as_secs_f64()).sum::<f64>(),
+            stats.protected_ms as f64 / 1e3,
             sum(|s| s.reclaimed) / MB,
             sum(|s| s.held),
             sum(|s| s.delay_ms) as f64 / 1e3,
