@@ -96,6 +96,7 @@ type MemorySessionStats struct {
 	Answered    uint64 `json:"answered"`    // those answered with protection or a delay
 	DelayMs     uint64 `json:"delay_ms"`    // these delays together
 	Held        uint64 `json:"held"`        // low: times its memory.high was set
+	Yielded     uint64 `json:"yielded"`     // low: times its cpu.weight was lowered
 	Braked      uint64 `json:"braked"`      // low: times the scheduler was told to hold it back
 	Reclaimed   uint64 `json:"reclaimed"`   // low: bytes reclaimed from it
 	FrozenMs    uint64 `json:"frozen_ms"`   // low: the time it was frozen

@@ -57,6 +57,8 @@ class MemorySessionStats:
     """These delays together."""
     held: int
     """Low: times its ``memory.high`` was set."""
+    yielded: int
+    """Low: times its ``cpu.weight`` was lowered."""
     braked: int
     """Low: times the scheduler was told to hold it back."""
     reclaimed: int

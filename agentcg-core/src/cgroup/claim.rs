@@ -57,6 +57,15 @@ impl Claim {
         }
     }
 
+    /// What the file held before it was changed, or holds when it is not.
+    pub(crate) fn before(&self, file: &str) -> Result<String> {
+        if self.is_changed(file)? {
+            let value = attribute_value(&self.cgroup, &format!("{SAVED}{file}"))?;
+            return Ok(String::from_utf8_lossy(&value).into_owned());
+        }
+        self.cgroup.read(file)
+    }
+
     /// Is the file changed, and not put back yet?
     pub(crate) fn is_changed(&self, file: &str) -> Result<bool> {
         has_attribute(&self.cgroup, &format!("{SAVED}{file}"))

@@ -314,12 +314,12 @@ fn memcg_bpf_ops_missing() -> Error {
     )
 }
 
-/// Raises what a file holds. Never lowers what an administrator has set.
+/// Sets a file, but not below what an administrator has set.
 fn raise(claim: &Claim, file: &str, bytes: u64) -> Result<()> {
-    let before: crate::Limit = claim.cgroup().read(file)?.parse()?;
+    let before: crate::Limit = claim.before(file)?.parse()?;
     match before.value() {
         Some(v) if v < bytes => claim.change(file, &bytes.to_string()),
-        _ => Ok(()),
+        _ => claim.restore_one(file),
     }
 }
 

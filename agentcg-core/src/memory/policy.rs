@@ -10,24 +10,44 @@ const IDLE: f64 = 0.01;
 const LOOK: Duration = Duration::from_secs(1);
 /// Signs within this time are one stall.
 const STALL: Duration = Duration::from_millis(200);
+/// The kernel brings the times of PSI up to date this often.
+const PSI_PERIOD: Duration = Duration::from_secs(2);
+/// The machine is short of memory when somebody waits for it for more of the time than this.
+const PRESSED: f64 = 0.01;
+/// The first and the largest part of the protection that is taken back at once: a 64th, an eighth.
+const STEPS: (u32, u32) = (6, 3);
 
 /// What a sign of pain means for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hurt {
     /// A window opens.
     Opened,
+    /// What was taken back of its protection is needed.
+    Missed,
     /// It hurts in spite of its protection: more has to be done.
     Again,
     /// Part of a stall that is known.
     Same,
 }
 
+/// What a look at an open window says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It goes on.
+    Stays,
+    /// One part in 2 to the power of this can be taken back, to see whether it is needed.
+    Less(u32),
+    /// It is over.
+    Over,
+}
+
 /// The time during which one high session is protected.
 ///
-/// It lasts for the configured time after the last stall. When a session hurts again as soon as its
-/// protection ends, the next window is twice as long, up to [`LONGEST`] times: probing whether the
-/// protection is still needed costs the session a stall each time. A session that is idle meanwhile
-/// loses its protection at once.
+/// It ends the configured time after the last stall when nobody is short of memory any more, and at
+/// once when the session is idle. While others press, ending it would cost the session all that it
+/// has and a stall to get it back. So a part of the protection is taken back each time, more and more
+/// while the session does not miss it. When it does, it gets all back, and has twice as long until
+/// the next try, up to [`LONGEST`] times.
 #[derive(Debug)]
 pub(super) struct Window {
     base: Duration,
@@ -40,11 +60,22 @@ pub(super) struct Window {
 struct Open {
     since: Instant,
     until: Instant,
-    last: Instant,
     /// The last sign that counted as a stall of its own.
     counted: Instant,
-    /// When it was looked at last, and the CPU time it had used then.
-    looked: Option<(Instant, Duration)>,
+    /// At the last stall, or at a look since.
+    seen: Seen,
+    looked: Instant,
+    /// What is taken back next; `None` while the session has all.
+    step: Option<u32>,
+}
+
+/// What there was at a moment: the CPU time that the session has used, and the time that anybody on
+/// the machine has waited for memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub at: Instant,
+    pub cpu: Option<Duration>,
+    pub stalled: Duration,
 }
 
 impl Window {
@@ -56,11 +87,26 @@ impl Window {
         self.open.is_some()
     }
 
-    pub(super) fn hurt(&mut self, now: Instant) -> Hurt {
+    /// Has nothing been taken back since the last stall?
+    pub(super) fn is_whole(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.step.is_none())
+    }
+
+    pub(super) fn hurt(&mut self, seen: Seen) -> Hurt {
+        let now = seen.at;
+        let longer = (self.length * 2).min(self.base * LONGEST);
         if let Some(open) = &mut self.open {
+            let missed = open.step.take().is_some();
+            if missed {
+                self.length = longer;
+            }
             open.until = open.until.max(now + self.length);
-            open.last = now;
-            open.looked = None;
+            open.seen = seen;
+            open.looked = now;
+            if missed {
+                open.counted = now;
+                return Hurt::Missed;
+            }
             if now.saturating_duration_since(open.counted) < STALL {
                 return Hurt::Same;
             }
@@ -68,46 +114,50 @@ impl Window {
             return Hurt::Again;
         }
         let soon = self.ended.is_some_and(|at| now.saturating_duration_since(at) < self.length);
-        self.length = if soon { (self.length * 2).min(self.base * LONGEST) } else { self.base };
+        self.length = if soon { longer } else { self.base };
         let until = now + self.length;
-        self.open = Some(Open { since: now, until, last: now, counted: now, looked: None });
+        self.open = Some(Open { since: now, until, counted: now, seen, looked: now, step: None });
         Hurt::Opened
     }
 
     /// When it has to be looked at next.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        let open = self.open.as_ref()?;
-        let look = open.looked.map_or(open.last, |(at, _)| at) + self.base.max(LOOK);
-        Some(open.until.min(look))
+        self.open.as_ref().map(|open| open.until.min(open.looked + LOOK))
     }
 
-    /// Is it over, given the CPU time that the session has used so far?
-    pub(super) fn is_over(&mut self, now: Instant, cpu: Option<Duration>) -> bool {
-        let Some(open) = &mut self.open else { return false };
-        if now >= open.until {
-            return true;
-        }
-        let (Some(cpu), true) = (cpu, now >= open.last + self.base.max(LOOK)) else {
-            return false;
-        };
-        let Some((at, before)) = open.looked else {
-            open.looked = Some((now, cpu));
-            return false;
-        };
-        let elapsed = now.saturating_duration_since(at);
-        if elapsed < self.base.max(LOOK) {
-            return false;
-        }
-        open.looked = Some((now, cpu));
-        let idle = cpu.saturating_sub(before).as_secs_f64() < elapsed.as_secs_f64() * IDLE;
-        if idle {
+    pub(super) fn look(&mut self, seen: Seen) -> Verdict {
+        let Some(open) = &mut self.open else { return Verdict::Stays };
+        open.looked = seen.at;
+        let before = open.seen;
+        let elapsed = seen.at.saturating_duration_since(before.at);
+        let part_of_it = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
+        if let (Some(cpu), Some(before)) = (seen.cpu, before.cpu)
+            && elapsed >= LOOK
+            && part_of_it(cpu.saturating_sub(before)) < IDLE
+        {
             // What comes next is a new beginning.
             self.length = self.base;
+            return Verdict::Over;
         }
-        idle
+        // Less time than this tells nothing of others.
+        if elapsed < PSI_PERIOD {
+            open.until = open.until.max(before.at + PSI_PERIOD);
+            return Verdict::Stays;
+        }
+        open.seen = seen;
+        if seen.at < open.until {
+            return Verdict::Stays;
+        }
+        if part_of_it(seen.stalled.saturating_sub(before.stalled)) < PRESSED {
+            return Verdict::Over;
+        }
+        open.until = seen.at + self.length;
+        let step = open.step.map_or(STEPS.0, |step| (step - 1).max(STEPS.1));
+        open.step = Some(step);
+        Verdict::Less(step)
     }
 
-    /// How much longer it lasts.
+    /// How much longer it lasts at least.
     pub(super) fn left(&self, now: Instant) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, |o| o.until.saturating_duration_since(now))
     }
@@ -148,20 +198,60 @@ mod tests {
         Duration::from_secs_f64(seconds)
     }
 
+    /// The CPU time used and the time stalled until then.
+    fn seen(at: Instant, cpu: f64, stalled: f64) -> Seen {
+        Seen { at, cpu: Some(s(cpu)), stalled: s(stalled) }
+    }
+
+    fn at(at: Instant) -> Seen {
+        seen(at, 0.0, 0.0)
+    }
+
     #[test]
     fn a_window_lasts_from_the_last_stall() {
         let t = Instant::now();
-        let mut w = Window::new(BASE);
-        assert_eq!(w.hurt(t), Hurt::Opened);
-        assert_eq!(w.hurt(t + s(0.1)), Hurt::Same);
-        assert_eq!(w.hurt(t + s(0.15)), Hurt::Same);
+        let mut w = Window::new(s(3.0));
+        assert_eq!(w.hurt(at(t)), Hurt::Opened);
+        assert_eq!(w.hurt(at(t + s(0.1))), Hurt::Same);
+        assert_eq!(w.hurt(at(t + s(0.15))), Hurt::Same);
         // Pain without a pause counts again and again.
-        assert_eq!(w.hurt(t + s(0.25)), Hurt::Again);
-        assert_eq!(w.hurt(t + s(0.6)), Hurt::Again);
-        assert!(!w.is_over(t + s(1.5), None));
-        assert!(w.is_over(t + s(1.6), None));
-        assert_eq!(w.close(t + s(1.6)), s(1.6));
+        assert_eq!(w.hurt(at(t + s(0.25))), Hurt::Again);
+        assert_eq!(w.hurt(seen(t + s(0.6), 0.6, 0.5)), Hurt::Again);
+        for now in [1.6, 2.6] {
+            assert_eq!(w.next_look(), Some(t + s(now)));
+            assert_eq!(w.look(seen(t + s(now), now, 0.5)), Verdict::Stays);
+        }
+        assert_eq!(w.next_look(), Some(t + s(3.6)));
+        // Not before two seconds have gone by since the last look at the others.
+        assert_eq!(w.look(seen(t + s(3.6), 3.6, 0.5)), Verdict::Stays);
+        assert_eq!(w.look(seen(t + s(4.6), 4.6, 0.5)), Verdict::Over);
+        assert_eq!(w.close(t + s(4.6)), s(4.6));
         assert!(!w.is_open());
+    }
+
+    #[test]
+    fn while_others_press_a_part_is_taken_back_each_time() {
+        let t = Instant::now();
+        let mut w = Window::new(s(2.0));
+        w.hurt(at(t));
+        let busy = |now: f64| seen(t + s(now), now, now);
+        for (now, step) in [(2.0, 6), (4.0, 5), (6.0, 4), (8.0, 3), (10.0, 3)] {
+            assert_eq!(w.look(busy(now)), Verdict::Less(step));
+            assert_eq!(w.left(t + s(now)), s(2.0));
+        }
+        // It misses it: all is given back, and the next try is later.
+        assert_eq!(w.hurt(busy(10.5)), Hurt::Missed);
+        assert_eq!(w.left(t + s(10.5)), s(4.0));
+        assert_eq!(w.hurt(busy(10.6)), Hurt::Same);
+        assert_eq!(w.look(busy(12.6)), Verdict::Stays);
+        assert_eq!(w.look(busy(14.6)), Verdict::Less(6));
+        for _ in 0..9 {
+            w.hurt(busy(15.0));
+            w.open.as_mut().unwrap().step = Some(6);
+        }
+        assert_eq!(w.left(t + s(15.0)), s(64.0));
+        // Nobody presses any more.
+        assert_eq!(w.look(seen(t + s(79.0), 79.0, 15.0)), Verdict::Over);
     }
 
     #[test]
@@ -170,7 +260,7 @@ mod tests {
         let mut w = Window::new(BASE);
         let mut now = t;
         for length in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0] {
-            assert_eq!(w.hurt(now), Hurt::Opened);
+            assert_eq!(w.hurt(at(now)), Hurt::Opened);
             assert_eq!(w.left(now), s(length));
             now += s(length);
             w.close(now);
@@ -178,40 +268,34 @@ mod tests {
         }
         // After a time without pain as long as the window, it is the first again.
         now += s(32.0);
-        w.hurt(now);
+        w.hurt(at(now));
         assert_eq!(w.left(now), BASE);
     }
 
     #[test]
     fn an_idle_session_loses_its_protection() {
         let t = Instant::now();
-        let mut w = Window::new(s(10.0));
-        w.length = s(10.0);
-        w.hurt(t);
-        assert_eq!(w.next_look(), Some(t + s(10.0)));
         let mut w = Window::new(BASE);
-        w.ended = Some(t);
         w.length = s(16.0);
-        w.hurt(t + s(0.1));
-        let t = t + s(0.1);
-        // Busy, then idle.
-        assert!(!w.is_over(t + s(1.0), Some(s(5.0))));
-        assert_eq!(w.next_look(), Some(t + s(2.0)));
-        assert!(!w.is_over(t + s(2.0), Some(s(5.9))));
-        assert!(w.is_over(t + s(3.0), Some(s(5.901))));
+        w.ended = Some(t);
+        w.hurt(seen(t, 5.0, 0.0));
+        // Busy, then idle, whoever presses.
+        assert_eq!(w.next_look(), Some(t + s(1.0)));
+        assert_eq!(w.look(seen(t + s(1.0), 5.9, 1.0)), Verdict::Stays);
+        assert_eq!(w.look(seen(t + s(2.0), 5.9, 2.0)), Verdict::Stays);
+        assert_eq!(w.look(seen(t + s(3.0), 5.901, 3.0)), Verdict::Over);
     }
 
     #[test]
     fn a_session_that_hurts_is_not_idle() {
         let t = Instant::now();
         let mut w = Window::new(BASE);
-        w.ended = Some(t);
         w.length = s(16.0);
-        w.hurt(t);
-        assert!(!w.is_over(t + s(1.0), Some(s(5.0))));
+        w.ended = Some(t);
+        w.hurt(seen(t, 5.0, 0.0));
         // It waits for its pages and uses no CPU.
-        w.hurt(t + s(1.9));
-        assert!(!w.is_over(t + s(2.0), Some(s(5.0))));
+        w.hurt(seen(t + s(0.9), 5.0, 0.9));
+        assert_eq!(w.look(seen(t + s(1.0), 5.0, 1.0)), Verdict::Stays);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     require_memory_controller,
 };
 use crate::cgroup::{Cgroup, Claim, LimitFile, PressureTrigger};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A cgroup that is to be protected or held back, whether it exists just now or not.
 pub(super) struct Session {
@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub window: Window,
     /// Stalls in the open window.
     pub stalls: u64,
+    /// Stalls since the last second without one.
+    pub in_a_row: u64,
     /// What is protected, bytes.
     pub target: u64,
     /// When somebody may be frozen again, and until when it is.
@@ -134,7 +136,7 @@ impl Live {
 
     /// Ends what slowed a low cgroup.
     pub(super) fn let_go(&self) {
-        self.put_back(&["memory.high", "cgroup.freeze"]);
+        self.put_back(&["memory.high", "cpu.weight", "cgroup.freeze"]);
     }
 
     fn put_back(&self, files: &[&str]) {
@@ -143,6 +145,20 @@ impl Live {
                 tracing::warn!("{e}");
             }
         }
+    }
+
+    /// Gives a low cgroup the least `cpu.weight` that there is: one that swaps is busy in the kernel, and
+    /// what the high one waits for then is the CPU. Nothing to do without the cpu controller, and for
+    /// one with `cpu.idle`, whose weight reads 0. That file itself would lose the weight.
+    pub(super) fn yield_cpu(&self) -> Result<bool> {
+        match self.cgroup().read("cpu.weight") {
+            Ok(weight) if matches!(weight.trim_end(), "0" | "1") => return Ok(false),
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        self.claim.change("cpu.weight", "1")?;
+        Ok(true)
     }
 
     pub(super) fn is_held(&self) -> Result<bool> {
@@ -195,6 +211,7 @@ impl Session {
             reclaimed: Arc::default(),
             window: Window::new(window),
             stalls: 0,
+            in_a_row: 0,
             target: 0,
             frozen: None,
             braked: false,
@@ -211,5 +228,5 @@ impl Session {
 }
 
 pub(super) fn gone(e: &Error) -> bool {
-    e.kind() == crate::ErrorKind::NotFound
+    e.kind() == ErrorKind::NotFound
 }

@@ -122,8 +122,10 @@ pub struct MemorySessionStats {
     pub answered: u64,
     /// The delays of these, together, ms, summed over its tasks.
     pub delay_ms: u64,
-    /// Low: times its `memory.high` was set (backend `cgroup`).
+    /// Low: times its `memory.high` was set.
     pub held: u64,
+    /// Low: times its `cpu.weight` was lowered.
+    pub yielded: u64,
     /// Low: times the runtime's scheduler was told to hold it back.
     pub braked: u64,
     /// Low: bytes reclaimed from it (`memory.reclaim`).
@@ -147,6 +149,7 @@ impl MemorySessionStats {
             answered: 0,
             delay_ms: 0,
             held: 0,
+            yielded: 0,
             braked: 0,
             reclaimed: 0,
             frozen_ms: 0,

@@ -9,7 +9,8 @@
 //! |---|---|---|
 //! | protect | a high cgroup hurts | its working set, by `memory.low` or the hooks |
 //! | reclaim | at the same time | what it lacks, from the low ones that have most (`memory.reclaim`) |
-//! | slow | it hurts again in spite of that | low ones over their part: by `memory.high`, or the hooks from the first moment; and on the CPU, where the runtime's scheduler is attached |
+//! | yield | at the same time | low ones over their part get the least `cpu.weight` |
+//! | slow | it hurts again in spite of that | low ones over their part: by `memory.high`, and the hooks from the first moment; and on the CPU, where the runtime's scheduler is attached |
 //! | freeze | it goes on hurting | low ones over their part, 200 ms of each 600 |
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,9 +26,9 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 
 use super::hooks::Hooks;
-use super::policy::{Hurt, part};
+use super::policy::{Hurt, Seen, Verdict, part};
 use super::reclaim::Reclaimer;
-use super::room::free_for;
+use super::room::{Room, stalled};
 use super::session::{Live, Session, gone};
 use super::stats::MemoryStats;
 use super::{MemcgConfig, MemoryBackend, MemoryRole, ProtectionWindow, StuckAction, stuck};
@@ -36,10 +37,13 @@ use crate::{Error, ErrorKind, Result};
 
 /// A low cgroup is never held below this: it must go on, and what it has is not what hurts.
 const FLOOR: u64 = 32 << 20;
-/// What shall stay free beside what the high ones lack, so that they need not reclaim themselves.
-const RESERVE: u64 = 16 << 20;
-/// Stalls in one window, from the second on, until low cgroups are frozen.
+/// What shall stay free beside what the high ones lack, so that they need not reclaim themselves: a
+/// sixteenth of all there is, within these bounds.
+const RESERVE: (u64, u64) = (16 << 20, 256 << 20);
+/// Stalls in a row, less than a second between them, until low cgroups are frozen.
 const PATIENCE: u64 = 4;
+/// The hooks go on for so long when this thread looks too late.
+const LATE: Duration = Duration::from_millis(500);
 const FROZEN: Duration = Duration::from_millis(200);
 const THAWED: Duration = Duration::from_millis(400);
 
@@ -218,10 +222,20 @@ impl Watch {
             let session = &mut self.sessions[i];
             if session.window.is_open() && session.window.next_look().is_some_and(|at| at <= now) {
                 let cpu = session.live.as_ref().and_then(Live::cpu);
-                if session.window.is_over(now, cpu) {
-                    self.end_window(i);
-                } else {
-                    relax = true;
+                // A look is not before a second without a stall.
+                session.in_a_row = 0;
+                // What it has given back by itself it lacks no more.
+                if let Some(Ok(needs)) = session.live.as_ref().map(Live::working_set) {
+                    session.target = session.target.min(needs);
+                }
+                let verdict = session.window.look(Seen { at: now, cpu, stalled: stalled() });
+                match verdict {
+                    Verdict::Stays => relax = true,
+                    Verdict::Less(step) => {
+                        relax = true;
+                        self.take_back(i, step, now);
+                    }
+                    Verdict::Over => self.end_window(i),
                 }
             }
             if let Some((at, frozen)) = self.sessions[i].frozen
@@ -379,53 +393,81 @@ impl Watch {
             }
             return;
         }
-        let hurt = session.window.hurt(now);
+        let hurt = session.window.hurt(Seen { at: now, cpu: live.cpu(), stalled: stalled() });
         match hurt {
             Hurt::Same => return,
             Hurt::Opened => {
                 tracing::info!("{} stalls for memory: protecting", session.path.display());
-                session.stalls = 1;
+                session.stalls = 0;
                 self.stats.lock().windows += 1;
             }
-            Hurt::Again => session.stalls += 1,
+            Hurt::Missed => session.in_a_row = 0,
+            Hurt::Again => {}
         }
+        session.stalls += 1;
+        session.in_a_row += 1;
         self.holding = true;
         session.stats.stalls += 1;
         session.stats.active = true;
-        let stalls = session.stalls;
+        let in_a_row = session.in_a_row;
         self.stats.lock().stalls += 1;
         if let Err(e) = self.protect(i, now) {
             tracing::warn!("{e}");
         }
-        self.hold_back(hurt, stalls, now);
+        self.hold_back(hurt, in_a_row, now);
     }
 
     fn protect(&mut self, i: usize, now: Instant) -> Result<()> {
-        let files = self.files();
         let session = &mut self.sessions[i];
         let Some(live) = &session.live else { return Ok(()) };
-        let target = live.working_set()?;
-        session.target = target;
-        session.stats.working_set = target;
+        session.stats.working_set = live.working_set()?;
+        session.target = session.stats.working_set;
+        self.enforce(i, now)
+    }
+
+    /// Protects less of a session, to see whether it needs what it has.
+    fn take_back(&mut self, i: usize, step: u32, now: Instant) {
+        let session = &mut self.sessions[i];
+        session.target -= session.target >> step;
+        if session.target < session.used() / 4 {
+            self.end_window(i);
+        } else if let Err(e) = self.enforce(i, now) {
+            tracing::warn!("{e}");
+        }
+    }
+
+    fn enforce(&mut self, i: usize, now: Instant) -> Result<()> {
+        let files = self.files();
+        let session = &self.sessions[i];
+        let Some(live) = &session.live else { return Ok(()) };
+        // It may grow a lot before the next stall tells of it.
+        let room = if session.window.is_whole() { session.target / 4 } else { 0 };
+        let bytes = session.target + room;
         if let (MemoryBackend::MemcgBpfOps, Some(hooks)) = (self.backend, &mut self.hooks) {
-            hooks.protect(live.id, session.window.left(now), target)
+            hooks.protect(live.id, session.window.left(now) + LATE, bytes)
         } else {
-            live.protect(&files, target)
+            live.protect(&files, bytes)
         }
     }
 
     /// Gives the low cgroups their parts, and, unless this is only a look, sees that they come down
     /// to them.
-    fn hold_back(&mut self, hurt: Hurt, stalls: u64, now: Instant) {
+    fn hold_back(&mut self, hurt: Hurt, in_a_row: u64, now: Instant) {
         if self.config.delay.is_zero() {
             return;
         }
-        let protected = self.sessions.iter().filter(|s| s.window.is_open() && s.live.is_some());
-        let mut lacks = RESERVE;
-        let mut free = u64::MAX;
-        for session in protected {
+        // What the high ones may have beyond what they use; less than nothing while it is tried
+        // whether they need all.
+        let (mut lacks, mut more, mut fresh) = (0, 0, false);
+        let mut room = Room { free: u64::MAX, total: u64::MAX };
+        for session in self.sessions.iter().filter(|s| s.window.is_open() && s.live.is_some()) {
             lacks += session.target.saturating_sub(session.used());
-            free = free.min(free_for(&session.path).unwrap_or(0));
+            more += session.used().saturating_sub(session.target);
+            room = room.min(Room::of(&session.path).unwrap_or_default());
+            fresh |= session.in_a_row > 0;
+        }
+        if fresh {
+            lacks += (room.total / 16).clamp(RESERVE.0, RESERVE.1);
         }
         let low: Vec<usize> = (0..self.sessions.len())
             .filter(|i| {
@@ -433,7 +475,7 @@ impl Watch {
             })
             .collect();
         let used: Vec<u64> = low.iter().map(|i| self.sessions[*i].used()).collect();
-        let allowed = (used.iter().sum::<u64>() + free).saturating_sub(lacks);
+        let allowed = (used.iter().sum::<u64>() + room.free + more).saturating_sub(lacks);
         let part = part(&used, allowed, FLOOR);
         for (i, used) in low.into_iter().zip(used) {
             let over = used.saturating_sub(part);
@@ -442,7 +484,7 @@ impl Watch {
             }
             if hurt == Hurt::Again && over > 0 {
                 self.brake(i);
-                if stalls > PATIENCE && self.config.freeze {
+                if in_a_row > PATIENCE && self.config.freeze {
                     self.freeze(i, now);
                 }
             }
@@ -453,20 +495,19 @@ impl Watch {
         let session = &mut self.sessions[i];
         let Some(live) = &session.live else { return Ok(()) };
         session.stats.part = part;
-        if let (Some(reclaimer), true) = (&self.reclaimer, over > 0 && hurt != Hurt::Same) {
-            reclaimer.reclaim(live.cgroup(), over, &session.reclaimed);
-        }
-        if self.backend == MemoryBackend::MemcgBpfOps {
-            session.stats.active = over > 0;
-            if let Some(hooks) = &self.hooks {
-                hooks.set_part(live.id, part)?;
+        if over > 0 && hurt != Hurt::Same {
+            session.stats.active = true;
+            if let Some(reclaimer) = &self.reclaimer {
+                reclaimer.reclaim(live.cgroup(), over, &session.reclaimed);
             }
-            return Ok(());
+            session.stats.yielded += u64::from(live.yield_cpu()?);
+        }
+        if let (MemoryBackend::MemcgBpfOps, Some(hooks)) = (self.backend, &self.hooks) {
+            hooks.set_part(live.id, part)?;
         }
         // One that is held already gets its new part, which may be larger.
         let slow = hurt == Hurt::Again && over > 0;
         if live.stuck_action.is_none() && (slow || live.is_held()?) && live.hold(part)? {
-            session.stats.active = true;
             session.stats.held += u64::from(slow);
         }
         Ok(())

@@ -47,6 +47,16 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
+#[derive(Debug, PartialEq, Eq)]
+struct Values {
+    /// The high one's `memory.low`, and its parent's.
+    low: Limit,
+    parent: Limit,
+    /// The low one's `memory.high` and `cpu.weight`.
+    high: Limit,
+    weight: String,
+}
+
 /// Two groups that together need more than their parent may have, so that both swap.
 struct Tight {
     // The workers go before the cgroups they live in.
@@ -87,13 +97,14 @@ impl Tight {
         config
     }
 
-    /// What protection may change: (high's memory.low, low's memory.high, the parent's memory.low).
-    fn values(&self) -> Result<(Limit, Limit, Limit)> {
-        Ok((
-            self.high.limit(LimitFile::MemoryLow)?,
-            self.low.limit(LimitFile::MemoryHigh)?,
-            self.place.cgroup().limit(LimitFile::MemoryLow)?,
-        ))
+    /// What protection may change.
+    fn values(&self) -> Result<Values> {
+        Ok(Values {
+            low: self.high.limit(LimitFile::MemoryLow)?,
+            parent: self.place.cgroup().limit(LimitFile::MemoryLow)?,
+            high: self.low.limit(LimitFile::MemoryHigh)?,
+            weight: self.low.read("cpu.weight")?,
+        })
     }
 }
 
@@ -101,15 +112,17 @@ fn window() -> Result<()> {
     let mut tight = Tight::new()?;
     // A value that an administrator set comes back, and not just the default.
     tight.low.set_limit(LimitFile::MemoryHigh, Limit::Value(1 << 30))?;
+    tight.low.write("cpu.weight", "50")?;
     let before = tight.values()?;
     let protection = MemoryProtection::attach(tight.config())?;
     ensure!(protection.backend() == MemoryBackend::Cgroup);
     tight.squeeze()?;
     eventually("a window opens", || Ok(protection.stats().active))?;
     eventually("the high one is protected", || {
-        let (low, _, parent) = tight.values()?;
-        Ok(low.value() > Some(0) && parent.value() > Some(0))
+        let now = tight.values()?;
+        Ok(now.low.value() > Some(0) && now.parent.value() > Some(0))
     })?;
+    eventually("the low one yields the CPU", || Ok(tight.values()?.weight.trim() == "1"))?;
     tight.workers.clear();
     eventually("the window ends", || Ok(!protection.stats().active))?;
     ensure!(tight.values()? == before);
@@ -128,9 +141,9 @@ fn slowed() -> Result<()> {
     config.below_low = false;
     let protection = MemoryProtection::attach(config)?;
     tight.squeeze()?;
-    eventually("the low one is held", || Ok(tight.values()?.1.value() < Some(1 << 30)))?;
-    ensure!(tight.values()?.1.value() >= Some(32 << 20), "it has to make progress");
-    ensure!(tight.values()?.0 == before.0, "nothing is protected");
+    eventually("the low one is held", || Ok(tight.values()?.high.value() < Some(1 << 30)))?;
+    ensure!(tight.values()?.high.value() >= Some(32 << 20), "it has to make progress");
+    ensure!(tight.values()?.low == before.low, "nothing is protected");
     tight.workers.clear();
     eventually("the window ends", || Ok(!protection.stats().active))?;
     ensure!(tight.values()? == before);
@@ -314,10 +327,10 @@ fn groups() -> Result<()> {
     let second = MemoryProtection::attach(config)?;
     let first = MemoryProtection::attach(tight.config())?;
     tight.squeeze()?;
-    eventually("the parent grants it", || Ok(tight.values()?.2.value() > Some(0)))?;
+    eventually("the parent grants it", || Ok(tight.values()?.parent.value() > Some(0)))?;
     // The ancestor's value is not the second one's to put back.
     drop(second);
-    eventually("it goes on", || Ok(tight.values()?.2.value() > Some(0)))?;
+    eventually("it goes on", || Ok(tight.values()?.parent.value() > Some(0)))?;
     tight.workers.clear();
     drop(first);
     ensure!(tight.values()? == before);
@@ -385,9 +398,11 @@ fn hooks() -> Result<()> {
     })?;
     eventually("the hooks delay", || Ok(of(&protection, tight.low.path())?.delay_ms > 0))?;
     // They do without the files.
-    ensure!(tight.values()? == before);
+    let now = tight.values()?;
+    ensure!((now.low, now.parent) == (before.low, before.parent));
     tight.workers.clear();
     eventually("the window ends", || Ok(!protection.stats().active))?;
+    ensure!(tight.values()? == before);
     ensure!(of(&protection, tight.high.path())?.calls >= 1);
     Ok(())
 }
