@@ -92,11 +92,12 @@ impl Force {
             stats.sessions.iter().map(of).sum::<u64>()
         };
         format!(
-            "{} windows, {} stalls, {:.1} s; {} MB reclaimed, held {}, delayed {:.1} s, frozen {:.1} s",
+            "{} windows, {} stalls, {:.1} s; {} MB reclaimed, yielded {}, held {}, delayed {:.1} s, frozen {:.1} s",
             stats.windows,
             stats.stalls,
             stats.protected_ms as f64 / 1e3,
             sum(|s| s.reclaimed) / MB,
+            sum(|s| s.yielded),
             sum(|s| s.held),
             sum(|s| s.delay_ms) as f64 / 1e3,
             sum(|s| s.frozen_ms) as f64 / 1e3,
@@ -114,9 +115,9 @@ struct Place {
 impl Place {
     fn new(high: usize, low: usize, limit: Option<u64>) -> Result<Self> {
         let top = Cgroup::open(mount_point()?)?;
-        top.enable(&[Controller::Memory])?;
+        top.enable(&[Controller::Cpu, Controller::Memory])?;
         let parent = top.create_child(&"agentcg-bench".parse()?)?;
-        parent.enable(&[Controller::Memory])?;
+        parent.enable(&[Controller::Cpu, Controller::Memory])?;
         if let Some(limit) = limit {
             parent.set_limit(LimitFile::MemoryMax, Limit::Value(limit))?;
         }
@@ -272,67 +273,49 @@ fn touched(worker: &Worker, timeout: Duration) -> Result<Progress> {
 const HIGH: u64 = 250 * MB;
 const LOW: u64 = 350 * MB;
 
-/// What was taken from a cgroup and missed: counters of its `memory.stat`.
-#[derive(Clone, Copy)]
-struct Missed {
-    refaults: u64,
-    swapped_in: u64,
+/// What was taken from the high session and missed: `workingset_refault_anon` of its `memory.stat`.
+fn refaults(place: &Place) -> Result<u64> {
+    let text = place.high[0].read("memory.stat")?;
+    let line = text.lines().find_map(|l| l.strip_prefix("workingset_refault_anon "));
+    Ok(line.context("no refaults in memory.stat")?.parse()?)
 }
 
-impl Missed {
-    fn of(cgroup: &Cgroup) -> Result<Self> {
-        let text = cgroup.read("memory.stat")?;
-        let value = |key: &str| {
-            text.lines()
-                .find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
-        Ok(Self { refaults: value("workingset_refault_anon"), swapped_in: value("pswpin") })
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self {
-            refaults: self.refaults - before.refaults,
-            swapped_in: self.swapped_in - before.swapped_in,
+/// High's speed while low is stopped. Measured right after the other, for the host's other work
+/// changes from minute to minute.
+fn alone(place: &Place, high: &Worker, low: &Worker, time: Duration) -> Result<f64> {
+    low.stop()?;
+    // First it gets back what it was robbed of, and low ends what it has begun in the kernel.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut missed = None;
+    while Instant::now() < deadline {
+        let now = refaults(place)?;
+        if missed.replace(now) == Some(now) {
+            break;
         }
+        std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// A high session's speed while nothing else runs, in a cgroup that is gone afterwards.
-fn alone(place: &Place, time: Duration) -> Result<f64> {
-    let cgroup = place.parent.create_child(&"alone".parse()?)?;
-    let mut worker = Worker::start(&cgroup, &format!("use:{HIGH}"))?;
-    worker.go();
-    touched(&worker, Duration::from_secs(60))?;
-    std::thread::sleep(Duration::from_secs(1));
-    let rate = Rate::begin(&worker)?;
+    let rate = Rate::begin(high)?;
     std::thread::sleep(time);
-    let rate = rate.end(&worker)?;
-    drop(worker);
-    cgroup.wait_populated(false, Duration::from_secs(10))?;
-    cgroup.remove_tree()?;
-    Ok(rate)
+    rate.end(high)
 }
 
 fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
     let time = Duration::from_secs(seconds);
     println!(
-        "\n{:<24} {:>10} {:>8} {:>9} {:>8} {:>9} {:>8} | {:>8} {:>8} {:>6}",
+        "\n{:<24} {:>10} {:>8} {:>9} {:>8} {:>5} {:>9} | {:>8} {:>8} {:>6}",
         "policy",
         "alone MB/s",
         "1st pass",
         "high MB/s",
         "of alone",
+        "CPU",
         "refaults",
-        "swap-ins",
         "1st pass",
         "low MB/s",
         "killed"
     );
     for policy in policies {
         let place = Place::new(1, 1, None)?;
-        // Right before, for the host's other work changes from minute to minute.
-        let alone = alone(&place, time / 4)?;
         let force = place.force(*policy, HIGH * 6 / 5)?;
         // Whoever is there first and uses what it has all the time keeps it: that has to be low.
         let mut low = Worker::start(&place.low[0], &format!("loop:{LOW}"))?;
@@ -343,21 +326,21 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
         let mut high = Worker::start(&place.high[0], &format!("use:{HIGH}"))?;
         high.go();
         let high_first = touched(&high, Duration::from_secs(60))?;
-        let before = Missed::of(&place.high[0])?;
+        let cpu = || Ok::<_, anyhow::Error>(place.high[0].cpu_stat()?.usage_usec as f64 / 1e6);
+        let (missed, used) = (refaults(&place)?, cpu()?);
         let (h, l) = (Rate::begin(&high)?, Rate::begin(&low)?);
         std::thread::sleep(time);
         let (h, l) = (h.end(&high)?, l.end(&low)?);
-        let missed = Missed::of(&place.high[0])?.since(before);
+        let (missed, used) = (refaults(&place)? - missed, (cpu()? - used) / time.as_secs_f64());
         let killed = Place::oom_kills(&place.high)? + Place::oom_kills(&place.low)?;
+        let detail = force.detail();
+        let alone = alone(&place, &high, &low, time / 2)?;
         println!(
-            "{:<24} {alone:>10.0} {:>8} {h:>9.0} {:>7.0}% {:>9} {:>8} | {:>8} {l:>8.0} {killed:>6}  {}",
+            "{:<24} {alone:>10.0} {:>8} {h:>9.0} {:>7.0}% {used:>5.2} {missed:>9} | {:>8} {l:>8.0} {killed:>6}  {detail}",
             policy.name(),
             first_pass(&high_first),
             h / alone * 100.0,
-            missed.refaults,
-            missed.swapped_in,
             first_pass(&low_first),
-            force.detail()
         );
     }
     Ok(())
@@ -433,7 +416,7 @@ fn traces(policies: &[Policy], seconds: u64, directory: Option<&Path>) -> Result
             "{name:<24} {:>13} {:>14.2} {:>8} {:>10} {:>10} {killed:>8}  {}",
             done[0].p95_us,
             done[0].waited_us as f64 / 1e6,
-            Missed::of(&place.high[0])?.refaults,
+            refaults(&place)?,
             time(&done[0]),
             last.map(time).unwrap_or_default(),
             force.detail()
@@ -445,8 +428,9 @@ fn traces(policies: &[Policy], seconds: u64, directory: Option<&Path>) -> Result
 fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
     const HIGH: usize = 5;
     const LOW: usize = 20;
-    // A burst takes about 0.7 s when nothing hinders.
-    let bursts = seconds * 10 / 7;
+    const BURST: u64 = 48 * MB;
+    // A burst takes about 8 s when nothing hinders. Few and long: all of them share two emulated CPUs.
+    let bursts = seconds / 8;
     println!("\n{HIGH} high, {LOW} low, {bursts} bursts each");
     println!(
         "{:<24} {:>11} {:>14} {:>10} {:>8} {:>12}",
@@ -456,9 +440,10 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
         let place = Place::new(HIGH, LOW, None)?;
         let mut workers = Vec::new();
         for (i, cgroup) in place.high.iter().chain(&place.low).enumerate() {
-            workers.push(Worker::start(cgroup, &format!("bursts:{}:{bursts}:60", i + 1))?);
+            workers
+                .push(Worker::start(cgroup, &format!("bursts:{}:{bursts}:{}", i + 1, BURST / MB))?);
         }
-        let force = place.force(*policy, 60 * MB)?;
+        let force = place.force(*policy, BURST)?;
         let began = Instant::now();
         let stalls = |c: &Cgroup| Ok::<_, anyhow::Error>(c.memory_pressure()?.some.total_usec);
         workers.iter_mut().for_each(Worker::go);

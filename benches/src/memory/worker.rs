@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentcg_core::Cgroup;
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 const PAGE: usize = 4096;
 /// What an allocation is measured by: the kernel's charge batch.
@@ -60,6 +61,11 @@ impl Worker {
     /// The end of its input is what it waits for.
     pub fn go(&mut self) {
         drop(self.child.stdin.take());
+    }
+
+    /// Stops it for good, without a change to its cgroup.
+    pub fn stop(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
     }
 
     pub fn progress(&self) -> Result<Progress> {
@@ -187,12 +193,12 @@ fn bursts(seed: u64, count: u32, most: usize) {
         state % below.max(1)
     };
     for _ in 0..count {
-        std::thread::sleep(Duration::from_millis(random(400)));
+        std::thread::sleep(Duration::from_millis(random(4000)));
         let mut memory = Memory::default();
         memory.resize(most / 3 + random(most as u64 * 2 / 3) as usize, &mut Vec::new());
-        for _ in 0..random(4) {
+        for _ in 0..5 {
             let _ = memory.touch(false, |_| Ok(()));
-            std::thread::sleep(Duration::from_millis(random(200)));
+            std::thread::sleep(Duration::from_millis(random(2400)));
         }
     }
 }
