@@ -981,6 +981,18 @@ static HOT void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u64 had,
 	tc->counted = true;
 }
 
+/* Its size is not that of later kernels. */
+struct task_struct___6_16 {
+	int on_cpu;
+} __attribute__((preserve_access_index));
+
+static HOT bool on_cpu(struct task_struct *p)
+{
+	if (bpf_core_field_size(p->on_cpu) == sizeof(p->on_cpu))
+		return p->on_cpu;
+	return ((struct task_struct___6_16 *)p)->on_cpu;
+}
+
 /*
  * The time since the task was put on the CPU or last asked, by the kernel's count: that includes
  * what switching to it took, which is much for those that run shortly, and leaves out interrupts.
@@ -991,7 +1003,7 @@ static HOT u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct s
 	u64 total = p->se.sum_exec_runtime, used = 0, until;
 
 	/* The kernel counts only after it has said that a task sleeps. */
-	if (p->on_cpu) {
+	if (on_cpu(p)) {
 		until = scx_clock_task(tc->cpu);
 		if (before(p->se.exec_start, until))
 			total += until - p->se.exec_start;
