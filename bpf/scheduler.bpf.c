@@ -34,6 +34,9 @@ char _license[] SEC("license") = "GPL";
 /* The queue of all tasks; those that a cgroup holds back wait in the queue of its id. */
 #define QUEUE 0
 #define MAX_DEPTH 32
+/* On the way of each wake-up or switch, where a call costs more than what is called. */
+#define HOT __always_inline
+#define MAX_CPUS 1024
 /* The weight of a cgroup's own tasks beside its children: that of a child nobody configured. */
 #define SELF_WEIGHT 100
 /* What a cgroup that cannot use its share (one task on two CPUs) may claim later is bounded too. */
@@ -63,7 +66,7 @@ char _license[] SEC("license") = "GPL";
 #define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
 /* How old a share may be. */
-#define SHARE_AGE 1000000ULL
+#define SHARE_AGE 2000000ULL
 /* How old a setting may be that the kernel does not report. */
 #define CHECK_SETTINGS 10000000ULL
 /* A task that has waited for so long, held back or one of many, runs for an instant: the kernel's
@@ -109,18 +112,19 @@ struct {
 
 struct task_ctx {
 	u64 cgroup;
-	u64 ran;     /* its CPU time, as the kernel counts it, up to which it has been charged */
-	u64 inverse; /* of the share when last charged or settled, or a little before */
-	u64 looked;  /* when that was looked up */
-	u64 start;   /* virtual time at which what was granted last begins */
-	u64 charged; /* virtual time granted and not yet used or given back */
-	u64 held;    /* the throttled cgroup that holds it back; 0: none */
-	u64 waits;   /* since when it has not run */
-	u64 used;    /* since it was put on the CPU, or last asked to go on */
-	u32 weight;  /* by its nice value; 0 when not runnable */
-	u32 cpu;     /* where it last ran, plus 1; 0: nowhere yet */
-	bool touch;  /* may run for an instant although it is held back */
-	bool leads;  /* stands before its virtual time */
+	u64 ran;      /* its CPU time, as the kernel counts it, up to which it has been charged */
+	u64 start;    /* virtual time at which what was granted last begins */
+	u64 charged;  /* virtual time granted and not yet used or given back */
+	u64 held;     /* the throttled cgroup that holds it back; 0: none */
+	u64 waits;    /* since when it has not run */
+	u64 used;     /* since it was put on the CPU, or last asked to go on */
+	u32 weight;   /* by its nice value; 0 when not counted among the runnable ones */
+	s32 cpu;      /* where it runs, or did last */
+	s32 last;     /* where it ran when that was last counted; below 0: nowhere yet */
+	bool runs;    /* it has a CPU, but for what comes before all tasks of ours */
+	bool counted; /* the statistics have that it was put there */
+	bool touch;   /* may run for an instant although it is held back */
+	bool leads;   /* stands before its virtual time */
 };
 
 struct {
@@ -130,12 +134,8 @@ struct {
 	__type(value, struct task_ctx);
 } task_ctxs SEC(".maps");
 
-#define MAX_CPUS 1024
-
-/* What each CPU runs ends then, if that is before the next tick; 0: it is not. */
 struct turn {
 	struct bpf_timer timer;
-	u64 ends;
 };
 
 struct {
@@ -158,11 +158,20 @@ struct {
 	__type(value, struct search);
 } searches SEC(".maps");
 
-/* Where what each CPU runs stood in the queue; 0 where nobody may be displaced. */
-u64 places[MAX_CPUS];
-/* CPUs that have gone, or are about to. */
-bool away[MAX_CPUS];
+struct cpu_state {
+	u64 place; /* where what it runs stood in the queue; 0 where nobody may be displaced */
+	u64 ends;  /* what it runs ends then, if that is before the next tick; 0: it is not */
+	bool busy; /* a task of ours has run since it was idle */
+	bool away; /* it has gone, or is about to */
+} cpus[MAX_CPUS];
+
 u32 nr_cpus;
+u32 nr_cpu_ids;
+
+static HOT struct cpu_state *cpu_of(u32 cpu)
+{
+	return &cpus[cpu & (MAX_CPUS - 1)];
+}
 
 static struct task_ctx *ctx_of(struct task_struct *p)
 {
@@ -287,43 +296,63 @@ __noinline s32 rank_of(u64 id)
 	return rank;
 }
 
-/* One task more, or less, of the cgroup is runnable. */
-static void count_runnable(u64 id, s32 change, s32 weight)
+/* The next slice starts no earlier than that. */
+static HOT void raise_finish(struct sched_cgroup *cg, u64 least)
 {
-	struct sched_cgroup *cg = cgroup_by_id(id);
-	u64 least, now = scx_bpf_now();
-	u32 self, had;
+	u64 finish = cg->finish, was;
+	u32 i;
 
-	if (!cg)
-		return;
-	least = inherited(cg);
+	/* Others may charge, or give back, meanwhile. */
+	for (i = 0; i < 8 && before(finish, least); i++) {
+		was = __sync_val_compare_and_swap(&cg->finish, finish, least);
+		if (was == finish)
+			break;
+		finish = was;
+	}
+}
+
+/*
+ * Its first task became runnable, or the last one is no more. As with give_weight(), whoever comes
+ * last sees the final state.
+ */
+static __noinline void count_itself(struct sched_cgroup *cg)
+{
+	struct sched_cgroup *parent;
+	u64 now = scx_bpf_now();
+	u32 self;
+
 	bpf_spin_lock(&cg->lock);
-	if (!cg->nr_runnable)
-		cg->finish = later(cg->finish, least);
-	cg->began = 1;
-	cg->nr_runnable += change;
-	cg->task_weight += weight;
 	average(cg, now);
-	had = cg->self;
 	self = cg->nr_runnable > 0 ? SELF_WEIGHT : 0;
 	cg->active_weight += self;
-	cg->active_weight -= had;
+	cg->active_weight -= cg->self;
 	cg->self = self;
-	least = cg->finish;
 	bpf_spin_unlock(&cg->lock);
-	if (self == had)
-		return;
-	give_weight_up(id);
-	cg = !self && cg->parent ? cgroup_by_id(cg->parent) : NULL;
-	if (cg)
-		cg->left = later(cg->left, least);
+	give_weight_up(cg->id);
+	parent = !self && cg->parent ? cgroup_by_id(cg->parent) : NULL;
+	if (parent)
+		parent->left = later(parent->left, cg->finish);
+}
+
+/* One task more, or less, of the cgroup is runnable. */
+static HOT void count_runnable(struct sched_cgroup *cg, s64 change, s64 weight)
+{
+	s64 had;
+
+	if (change > 0 && !cg->nr_runnable) {
+		raise_finish(cg, inherited(cg));
+		cg->began = 1;
+	}
+	__sync_fetch_and_add(&cg->task_weight, weight);
+	had = __sync_fetch_and_add(&cg->nr_runnable, change);
+	if (!had || !(had + change))
+		count_itself(cg);
 }
 
 /* 1 / share, ONE being the whole machine. */
-__noinline u64 inverse_share(u64 id)
+__noinline u64 inverse_share(u64 id, u64 now)
 {
-	u64 inverse = ONE, now = scx_bpf_now();
-	u64 weight = SELF_WEIGHT;
+	u64 inverse = ONE, weight = SELF_WEIGHT;
 	u32 i;
 
 	bpf_for(i, 0, MAX_DEPTH)
@@ -343,7 +372,7 @@ __noinline u64 inverse_share(u64 id)
  * The kernel's own threads that are bound to one CPU (ksoftirqd, migration, RCU, kworkers) serve
  * that CPU for everyone: no group's share is charged for them.
  */
-static bool serves_cpu(struct task_struct *p)
+static HOT bool serves_cpu(struct task_struct *p)
 {
 	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
 }
@@ -586,7 +615,7 @@ __noinline u64 slice_left(u64 id, u64 slice)
 
 static bool is_away(s32 cpu)
 {
-	return away[cpu & (MAX_CPUS - 1)];
+	return cpu_of(cpu)->away;
 }
 
 /*
@@ -594,7 +623,7 @@ static bool is_away(s32 cpu)
  * gets it no more, and still wakes who had it go: such a kick would wait there for ever, with all
  * later ones of that CPU when it is back behind it, and 7.3 waits for it when it detaches us.
  */
-static bool can_kick(void)
+static HOT bool can_kick(void)
 {
 	s32 here = bpf_get_smp_processor_id();
 	const struct cpumask *online;
@@ -627,9 +656,9 @@ static void send_away(struct bpf_iter_scx_dsq *it, struct task_struct *p)
 	kick(cpu, 0);
 }
 
-static void unhold(struct task_ctx *tc)
+static HOT void unhold(struct task_ctx *tc)
 {
-	u64 id = __sync_lock_test_and_set(&tc->held, 0);
+	u64 id = tc->held ? __sync_lock_test_and_set(&tc->held, 0) : 0;
 	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
 
 	if (cg)
@@ -637,14 +666,14 @@ static void unhold(struct task_ctx *tc)
 }
 
 /* On its way out: it can only give back what it has. */
-static bool dying(struct task_struct *p)
+static HOT bool dying(struct task_struct *p)
 {
 	return (p->flags & PF_EXITING) || (p->signal->flags & SIGNAL_GROUP_EXIT) ||
 	       (p->pending.signal.sig[0] & SIGKILL_BIT);
 }
 
 /* The kernel itself sees to it that those run that have begun to exit. */
-static bool killed(struct task_struct *p)
+static HOT bool killed(struct task_struct *p)
 {
 	return !(p->flags & PF_EXITING) && dying(p);
 }
@@ -713,7 +742,7 @@ static u64 throttled_by(struct task_struct *p, struct task_ctx *tc)
  * queue too; 0 when it may run. `holding` is raised before the second look: whoever lifts the
  * throttling then either is seen here or sees that a task is about to come.
  */
-static u64 hold(struct task_struct *p, struct task_ctx *tc)
+static __noinline u64 hold(struct task_struct *p, struct task_ctx *tc)
 {
 	u64 id = throttled_by(p, tc);
 	struct sched_cgroup *cg = id ? cgroup_by_id(id) : NULL;
@@ -806,32 +835,41 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 	return 0;
 }
 
-/* Shorter when many wait, or for a small share, and no longer than what is left of the quotas. */
-static u64 slice_within(struct task_ctx *tc)
+/*
+ * Its share, and how long a slice may be: shorter when many wait, or for a small share. Shares are
+ * means over 100 ms; for who runs shortly and often they need not be looked up each time.
+ */
+static __noinline void look_up_share_now(struct sched_cgroup *cg, u64 now)
 {
-	u64 slice = cfg.slice_ns, least = slice < MIN_SLICE ? slice : MIN_SLICE;
-	s64 waiting = scx_bpf_dsq_nr_queued(QUEUE);
+	u64 slice = cfg.slice_ns, inverse;
+	u64 least = slice < MIN_SLICE ? slice : MIN_SLICE;
+	s64 waiting;
 
+	inverse = inverse_share(cg->id, now);
+	waiting = scx_bpf_dsq_nr_queued(QUEUE);
 	if (waiting > 0 && slice * waiting > ROUND * nr_cpus)
 		slice = ROUND * nr_cpus / waiting;
-	if (virtual(slice, tc->inverse) > LONGEST * nr_cpus)
-		slice = LONGEST * nr_cpus * ONE / tc->inverse;
-	slice = later(least, slice);
-	return nr_limited ? slice_left(tc->cgroup, slice) : slice;
+	if (virtual(slice, inverse) > LONGEST * nr_cpus)
+		slice = LONGEST * nr_cpus * ONE / inverse;
+	cg->slice = later(least, slice);
+	cg->inverse = inverse;
+	cg->looked = now;
 }
 
-/* Shares are means over 100 ms; who runs shortly and often need not look them up each time. */
-static void look_up_share(struct task_ctx *tc)
+static HOT void look_up_share(struct sched_cgroup *cg, u64 now)
 {
-	u64 now = scx_bpf_now();
-
-	if (tc->inverse && now - tc->looked < SHARE_AGE)
-		return;
-	tc->inverse = inverse_share(tc->cgroup);
-	tc->looked = now;
+	if (!cg->inverse || !before(now, cg->looked + SHARE_AGE))
+		look_up_share_now(cg, now);
 }
 
-static u64 cost(u64 ns, u64 inverse)
+/* No longer than what is left of the quotas. */
+static HOT u64 slice_within(struct sched_cgroup *cg, u64 now)
+{
+	look_up_share(cg, now);
+	return nr_limited ? slice_left(cg->id, cg->slice) : cg->slice;
+}
+
+static HOT u64 cost(u64 ns, u64 inverse)
 {
 	u64 time = virtual(ns, inverse), most = LONGEST * nr_cpus;
 
@@ -839,31 +877,35 @@ static u64 cost(u64 ns, u64 inverse)
 }
 
 /* Gives back what a task was granted and charges what it used. */
-static void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used)
+static HOT void settle(struct task_ctx *tc, struct sched_cgroup *cg, u64 used, u64 now)
 {
 	u64 owed = -tc->charged;
 
 	if (used) {
-		look_up_share(tc);
-		owed += cost(used, tc->inverse);
+		look_up_share(cg, now);
+		owed += cost(used, cg->inverse);
 	}
-	bpf_spin_lock(&cg->lock);
-	cg->finish += owed;
-	bpf_spin_unlock(&cg->lock);
+	__sync_fetch_and_add(&cg->finish, owed);
 	tc->charged = 0;
 }
 
-/* Where the next slice of a cgroup starts in virtual time. */
-static u64 start_of(struct sched_cgroup *cg)
+/* What a cgroup that stays runnable did not use counts from there on. */
+static HOT u64 earliest(void)
 {
-	return later(cg->finish, vtime_now - MAX_LAG * cfg.slice_ns);
+	return vtime_now - MAX_LAG * cfg.slice_ns;
+}
+
+/* Where the next slice of a cgroup starts in virtual time. */
+static HOT u64 start_of(struct sched_cgroup *cg)
+{
+	return later(cg->finish, earliest());
 }
 
 /*
  * How much later than its turn a task comes whose weight is less than that of its neighbours in the
  * cgroup, so that it gets its part of what the cgroup gets: for what it used, they get theirs.
  */
-static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
+static HOT u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
 {
 	u64 used = tc->used, most = MAX_TURNS * cfg.slice_ns;
 	s64 others = cg->task_weight - tc->weight, even;
@@ -874,16 +916,16 @@ static u64 turns_left_out(struct task_ctx *tc, struct sched_cgroup *cg)
 	if (others <= even)
 		return 0;
 	used = used * (u64)(others - even) / tc->weight;
-	return virtual(used < most ? used : most, tc->inverse);
+	return virtual(used < most ? used : most, cg->inverse);
 }
 
 /*
  * Where a task stands in the queue whose slice starts there. Of high rank: before everybody else,
  * until its cgroup has had its share. So it gets the CPU earlier, but not more of it.
  */
-static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
+static HOT u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
 {
-	s32 rank = rank_of(tc->cgroup);
+	s32 rank = cg->ranks == weights ? cg->rank : rank_of(cg->id);
 
 	tc->leads = rank > 0 && before(start, vtime_now + cfg.slice_ns);
 	start += turns_left_out(tc, cg);
@@ -893,8 +935,8 @@ static u64 place_of(struct task_ctx *tc, struct sched_cgroup *cg, u64 start)
 }
 
 /* The same for a task that enters the queue: who has been killed is first, one turn at a time. */
-static u64 place_in_queue(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
-			  u64 start)
+static HOT u64 place_in_queue(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
+			      u64 start)
 {
 	u64 place = place_of(tc, cg, start);
 
@@ -912,88 +954,156 @@ static void advance_clock(struct task_ctx *tc, u64 start)
 }
 
 /* Grants a slice; returns its virtual start time. */
-static u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
+static HOT u64 charge(struct task_ctx *tc, struct sched_cgroup *cg, u64 slice)
 {
-	u64 start;
-
 	/* Taken off the queue without having run: moved, or its affinity changed. */
 	if (tc->charged)
-		settle(tc, cg, 0);
-	look_up_share(tc);
-	tc->charged = cost(slice, tc->inverse);
-	bpf_spin_lock(&cg->lock);
-	start = start_of(cg);
-	cg->finish = start + tc->charged;
-	bpf_spin_unlock(&cg->lock);
-	tc->start = start;
-	return start;
+		settle(tc, cg, 0, 0);
+	tc->charged = cost(slice, cg->inverse);
+	raise_finish(cg, earliest());
+	tc->start = __sync_fetch_and_add(&cg->finish, tc->charged);
+	return tc->start;
+}
+
+/* Statistics: the task was put on a CPU, and has had so much since. */
+static HOT void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u64 had, u64 now)
+{
+	u64 passed = now - tc->waits, most = (1ULL << SCHED_WAITS) - 1;
+	u64 wait = before(had, passed) ? (passed - had) / 1000 : 0;
+	u32 i = log2_u32((wait < most ? wait : most) | 1);
+
+	if (i < SCHED_WAITS)
+		__sync_fetch_and_add(&cg->own.waits[i], 1);
+	__sync_fetch_and_add(&cg->own.runs, 1);
+	if (tc->last != tc->cpu)
+		__sync_fetch_and_add(&cg->own.migrations, 1);
+	tc->last = tc->cpu;
+	tc->counted = true;
+}
+
+/* Its size is not that of later kernels. */
+struct task_struct___6_16 {
+	int on_cpu;
+} __attribute__((preserve_access_index));
+
+static HOT bool on_cpu(struct task_struct *p)
+{
+	if (bpf_core_field_size(p->on_cpu) == sizeof(p->on_cpu))
+		return p->on_cpu;
+	return ((struct task_struct___6_16 *)p)->on_cpu;
 }
 
 /*
  * The time since the task was put on the CPU or last asked, by the kernel's count: that includes
  * what switching to it took, which is much for those that run shortly, and leaves out interrupts.
  */
-static u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg)
+static HOT u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg,
+			    u64 now)
 {
-	u64 used = p->se.sum_exec_runtime - tc->ran, now = scx_bpf_now();
+	u64 total = p->se.sum_exec_runtime, used = 0, until;
 
+	/* The kernel counts only after it has said that a task sleeps. */
+	if (on_cpu(p)) {
+		until = scx_clock_task(tc->cpu);
+		if (before(p->se.exec_start, until))
+			total += until - p->se.exec_start;
+	}
+	if (before(tc->ran, total))
+		used = total - tc->ran;
 	tc->ran += used;
 	tc->used += used;
-	if (cg) {
-		__sync_fetch_and_add(&cg->own.run_ns, used);
-		if (!settings_reported())
-			check_all_settings((u64)BPF_CORE_READ(p, sched_task_group), tc->cgroup,
-					   now);
-		if (nr_limited)
-			spend(tc->cgroup, used, now);
-	}
+	__sync_fetch_and_add(&cg->own.run_ns, used);
+	if (!tc->counted)
+		count_run(tc, cg, used, now);
+	if (!settings_reported())
+		check_all_settings((u64)BPF_CORE_READ(p, sched_task_group), tc->cgroup, now);
+	if (nr_limited)
+		spend(tc->cgroup, used, now);
 	return used;
 }
 
-static void note_place(s32 cpu, u64 place)
+/* A task wants to run that did not. */
+static HOT void begin(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg, u64 now)
 {
-	places[cpu & (MAX_CPUS - 1)] = place;
+	if (tc->weight)
+		return;
+	tc->ran = p->se.sum_exec_runtime;
+	tc->waits = now;
+	tc->used = 0;
+	if (serves_cpu(p))
+		return;
+	tc->weight = p->scx.weight;
+	count_runnable(cg, 1, tc->weight);
+}
+
+/* A task leaves the CPU, or has left it. */
+static HOT void stop(struct task_struct *p, struct task_ctx *tc, struct sched_cgroup *cg, u64 now)
+{
+	u64 used = take_runtime(p, tc, cg, now);
+
+	tc->runs = false;
+	tc->waits = now;
+	if (tc->weight)
+		settle(tc, cg, used, now);
+}
+
+static HOT void note_place(s32 cpu, u64 place)
+{
+	cpu_of(cpu)->place = place;
 }
 
 /* A turn begins that ends on time also when that is before the next tick. */
-static void time_turn(u32 cpu, u64 slice)
+static HOT void time_turn(u32 cpu, u64 slice)
 {
-	struct turn *turn = bpf_map_lookup_elem(&turns, &cpu);
+	u64 *ends = &cpu_of(cpu)->ends;
+	struct turn *turn;
 
+	*ends = 0;
+	if (slice >= TICK)
+		return;
+	turn = bpf_map_lookup_elem(&turns, &cpu);
 	if (!turn)
 		return;
-	turn->ends = slice < TICK ? bpf_ktime_get_ns() + slice : 0;
-	if (turn->ends)
-		bpf_timer_start(&turn->timer, slice, BPF_F_TIMER_CPU_PIN);
+	*ends = bpf_ktime_get_ns() + slice;
+	bpf_timer_start(&turn->timer, slice, BPF_F_TIMER_CPU_PIN);
 }
 
 static int end_turn(void *map, u32 *cpu, struct turn *turn)
 {
+	u64 *ends = &cpu_of(*cpu)->ends;
+
 	/* Of a turn that ended by itself it may come in the next one. */
-	if (turn->ends && !before(bpf_ktime_get_ns(), turn->ends)) {
-		turn->ends = 0;
+	if (*ends && !before(bpf_ktime_get_ns(), *ends)) {
+		*ends = 0;
 		kick(*cpu, SCX_KICK_PREEMPT);
 	}
 	return 0;
 }
 
 /*
- * The CPU that runs what stands furthest behind `place`, and far enough: a slice for who had to
- * leave a CPU, half of one for who wakes. What wakes in a cgroup that did not use its share stands
- * a slice before all that run, so it runs at once; in one that did, it waits for its turn.
+ * How far behind another a task must stand to be displaced: a slice for who had to leave a CPU,
+ * half of one for who wakes. What wakes in a cgroup that did not use its share stands a slice
+ * before all that run, so it runs at once; in one that did, it waits for its turn.
  */
+static HOT u64 distance(bool woken)
+{
+	return woken ? cfg.slice_ns / 2 : cfg.slice_ns;
+}
+
+/* The CPU that runs what stands furthest behind `place`, and far enough. */
 static s32 find_displaced(struct task_struct *p, u64 place, bool woken)
 {
-	u32 nr_ids = scx_bpf_nr_cpu_ids(), cpu;
+	u32 nr_ids = nr_cpu_ids, cpu;
 	u32 first = woken ? scx_bpf_task_cpu(p) : bpf_get_smp_processor_id();
-	u64 latest = place + (woken ? cfg.slice_ns / 2 : cfg.slice_ns), at;
+	u64 latest = place + distance(woken), at;
 	s32 i, found = -1;
 
 	/* The neighbours will do: with more CPUs the one that errs is soon another's neighbour. */
-	bpf_for(i, woken ? 0 : 1, nr_ids < 8 ? nr_ids : 8)
-	{
-		cpu = (first + i) % nr_ids;
-		at = places[cpu & (MAX_CPUS - 1)];
+	for (i = woken ? 0 : 1; i < 8 && i < nr_ids; i++) {
+		cpu = first + i;
+		if (cpu >= nr_ids)
+			cpu -= nr_ids;
+		at = cpu_of(cpu)->place;
 		if (!at || !before(latest, at) || !bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 			continue;
 		latest = at;
@@ -1018,7 +1128,7 @@ static bool run_at_once(struct task_struct *p, u64 place, u64 slice, u64 enq_fla
 {
 	s32 last = scx_bpf_task_cpu(p), cpu = find_displaced(p, place, true);
 
-	if (cpu < 0 && !places[last & (MAX_CPUS - 1)] && bpf_cpumask_test_cpu(last, p->cpus_ptr))
+	if (cpu < 0 && !cpu_of(last)->place && bpf_cpumask_test_cpu(last, p->cpus_ptr))
 		cpu = last;
 	if (cpu < 0 || is_away(cpu))
 		return false;
@@ -1027,13 +1137,28 @@ static bool run_at_once(struct task_struct *p, u64 place, u64 slice, u64 enq_fla
 	return true;
 }
 
+/*
+ * Whether a CPU may be idle, or run what stands behind `place` by more than `distance`. Most often
+ * none does, and to ask the kernel for an idle one, or who may be displaced for whom, takes longer.
+ */
+static HOT bool look_for_cpu(u64 place, u64 distance)
+{
+	u32 i;
+
+	for (i = 0; i < 8 && i < nr_cpu_ids; i++) {
+		if (!cpus[i].busy || before(place + distance, cpus[i].place))
+			return true;
+	}
+	return nr_cpu_ids > 8;
+}
+
 s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
 	struct sched_cgroup *cg;
 	struct task_ctx *tc;
 	bool idle = false;
 	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &idle);
-	u64 slice;
+	u64 slice, now;
 
 	if (!idle)
 		return cpu;
@@ -1041,7 +1166,9 @@ s32 BPF_STRUCT_OPS(agentcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 
 	cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 	if (!cg || throttled_by(p, tc))
 		return cpu;
-	slice = slice_within(tc);
+	now = scx_bpf_now();
+	begin(p, tc, cg, now);
+	slice = slice_within(cg, now);
 	p->scx.dsq_vtime = place_in_queue(p, tc, cg, charge(tc, cg, slice));
 	__sync_fetch_and_add(&stats.direct, 1);
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
@@ -1053,18 +1180,23 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 	bool woken = enq_flags & SCX_ENQ_WAKEUP;
-	u64 place = vtime_now, slice, held = 0;
+	u64 place = vtime_now, slice = cfg.slice_ns, held = 0, now = scx_bpf_now();
 	s32 cpu;
 
+	if (cg && tc->runs) {
+		__sync_fetch_and_add(&cg->own.preemptions, 1);
+		stop(p, tc, cg, now);
+	}
 	if (serves_cpu(p)) {
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, cfg.slice_ns, enq_flags);
 		return;
 	}
-	slice = tc ? slice_within(tc) : cfg.slice_ns;
 	if (cg) {
+		begin(p, tc, cg, now);
+		slice = slice_within(cg, now);
 		place = place_in_queue(p, tc, cg, charge(tc, cg, slice));
 		unhold(tc);
-		held = hold(p, tc);
+		held = nr_throttled ? hold(p, tc) : 0;
 	}
 	if (held) {
 		scx_bpf_dsq_insert_vtime(p, held, slice, place, enq_flags);
@@ -1074,14 +1206,14 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
 		return;
 	__sync_fetch_and_add(&stats.queued, 1);
 	scx_bpf_dsq_insert_vtime(p, QUEUE, slice, place, enq_flags);
-	/* The CPU that the task woke on looks at the queue by itself when it was idle. */
-	if (!can_kick())
-		return;
 	/* Its quota was refilled after its CPU had decided to go idle. */
 	if (enq_flags & SCX_ENQ_LAST) {
 		kick(scx_bpf_task_cpu(p), 0);
 		return;
 	}
+	/* The CPU that the task woke on looks at the queue by itself when it was idle. */
+	if (!look_for_cpu(place, distance(woken)) || !can_kick())
+		return;
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu >= 0)
 		kick(cpu, SCX_KICK_IDLE);
@@ -1095,7 +1227,10 @@ void BPF_STRUCT_OPS(agentcg_enqueue, struct task_struct *p, u64 enq_flags)
  */
 void BPF_STRUCT_OPS(agentcg_update_idle, s32 cpu, bool idle)
 {
-	if (idle && scx_bpf_dsq_nr_queued(QUEUE) > 0)
+	if (!idle)
+		return;
+	cpu_of(cpu)->busy = false;
+	if (scx_bpf_dsq_nr_queued(QUEUE) > 0)
 		kick(cpu, 0);
 }
 
@@ -1150,7 +1285,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 {
 	struct sched_cgroup *cg;
 	struct task_ctx *tc;
-	u64 used, start, place, slice;
+	u64 used, start, place, slice, now;
 
 	if (!prev || !(prev->scx.flags & SCX_TASK_QUEUED)) {
 		take_any(cpu);
@@ -1163,8 +1298,9 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 			scx_bpf_task_set_slice(prev, cfg.slice_ns);
 		return;
 	}
-	used = take_runtime(prev, tc, cg);
-	settle(tc, cg, used);
+	now = scx_bpf_now();
+	used = take_runtime(prev, tc, cg, now);
+	settle(tc, cg, used, now);
 	if (throttled_by(prev, tc)) {
 		take_any(cpu);
 		return;
@@ -1173,7 +1309,7 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	place = place_of(tc, cg, start);
 	if (take(cpu, place, false))
 		return;
-	slice = slice_within(tc);
+	slice = slice_within(cg, now);
 	charge(tc, cg, slice);
 	tc->used = 0;
 	note_place(cpu, place);
@@ -1183,89 +1319,53 @@ void BPF_STRUCT_OPS(agentcg_dispatch, s32 cpu, struct task_struct *prev)
 	time_turn(cpu, slice);
 }
 
-/* Statistics: a task begins to run. */
-static void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u32 cpu)
-{
-	u64 now = scx_bpf_now(), wait = before(tc->waits, now) ? (now - tc->waits) / 1000 : 0;
-	u32 i = 0;
-
-	bpf_for(i, 0, SCHED_WAITS - 1)
-	{
-		if (wait < (2ULL << i))
-			break;
-	}
-	if (i < SCHED_WAITS)
-		__sync_fetch_and_add(&cg->own.waits[i], 1);
-	__sync_fetch_and_add(&cg->own.runs, 1);
-	if (tc->cpu && tc->cpu != cpu + 1)
-		__sync_fetch_and_add(&cg->own.migrations, 1);
-	tc->cpu = cpu + 1;
-}
-
 void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 {
 	struct task_ctx *tc = ctx_of(p);
+	u32 cpu = scx_bpf_task_cpu(p);
 	struct sched_cgroup *cg;
 
 	if (!tc)
 		return;
-	tc->ran = p->se.sum_exec_runtime;
-	tc->used = 0;
 	unhold(tc);
 	if (tc->touch) {
 		tc->touch = false;
-		kick(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
+		kick(cpu, SCX_KICK_PREEMPT);
 	}
-	time_turn(scx_bpf_task_cpu(p), p->scx.slice);
-	note_place(scx_bpf_task_cpu(p), serves_cpu(p) ? 0 : p->scx.dsq_vtime);
-	if (serves_cpu(p))
-		return;
-	if (tc->charged)
+	cpu_of(cpu)->busy = true;
+	time_turn(cpu, p->scx.slice);
+	note_place(cpu, serves_cpu(p) ? 0 : p->scx.dsq_vtime);
+	/* The kernel did not ask where it is to run. */
+	if (!tc->weight && (cg = cgroup_by_id(tc->cgroup)))
+		begin(p, tc, cg, scx_bpf_now());
+	if (!tc->runs) {
+		tc->runs = true;
+		tc->cpu = cpu;
+		if (tc->last < 0)
+			tc->last = cpu;
+		tc->counted = !tc->weight;
+		tc->used = 0;
+	}
+	if (tc->charged && tc->weight)
 		advance_clock(tc, tc->start);
-	cg = cgroup_by_id(tc->cgroup);
-	if (cg)
-		count_run(tc, cg, scx_bpf_task_cpu(p));
 }
 
-void BPF_STRUCT_OPS(agentcg_stopping, struct task_struct *p, bool runnable)
-{
-	struct task_ctx *tc = ctx_of(p);
-	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
-	u64 used;
-
-	if (!cg)
-		return;
-	used = take_runtime(p, tc, cg);
-	tc->waits = scx_bpf_now();
-	if (runnable)
-		__sync_fetch_and_add(&cg->own.preemptions, 1);
-	if (!serves_cpu(p))
-		settle(tc, cg, used);
-}
-
-void BPF_STRUCT_OPS(agentcg_runnable, struct task_struct *p, u64 enq_flags)
-{
-	struct task_ctx *tc = ctx_of(p);
-
-	if (!tc || serves_cpu(p))
-		return;
-	tc->waits = scx_bpf_now();
-	tc->used = 0;
-	tc->weight = p->scx.weight;
-	count_runnable(tc->cgroup, 1, tc->weight);
-}
-
+/* A task sleeps, or leaves us or its cgroup. */
 void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
 {
 	struct task_ctx *tc = ctx_of(p);
 	struct sched_cgroup *cg = tc ? cgroup_by_id(tc->cgroup) : NULL;
 
-	if (!cg || serves_cpu(p))
+	if (!cg)
+		return;
+	if (tc->runs)
+		stop(p, tc, cg, scx_bpf_now());
+	if (!tc->weight)
 		return;
 	if (tc->charged)
-		settle(tc, cg, 0);
+		settle(tc, cg, 0, 0);
 	unhold(tc);
-	count_runnable(tc->cgroup, -1, -tc->weight);
+	count_runnable(cg, -1, -(s64)tc->weight);
 	tc->weight = 0;
 	/* Its process ends, and other threads of it may wait. */
 	if ((p->flags & PF_EXITING) && (p->signal->flags & SIGNAL_GROUP_EXIT) &&
@@ -1277,10 +1377,11 @@ void BPF_STRUCT_OPS(agentcg_quiescent, struct task_struct *p, u64 deq_flags)
 void BPF_STRUCT_OPS(agentcg_set_weight, struct task_struct *p, u32 weight)
 {
 	struct task_ctx *tc = ctx_of(p);
+	struct sched_cgroup *cg = tc && tc->weight ? cgroup_by_id(tc->cgroup) : NULL;
 
-	if (!tc || !tc->weight)
+	if (!cg)
 		return;
-	count_runnable(tc->cgroup, 0, weight - tc->weight);
+	__sync_fetch_and_add(&cg->task_weight, (s64)weight - tc->weight);
 	tc->weight = weight;
 }
 
@@ -1292,7 +1393,7 @@ s32 BPF_STRUCT_OPS(agentcg_init_task, struct task_struct *p, struct scx_init_tas
 	if (!tc)
 		return -ENOMEM;
 	tc->cgroup = args->cgroup->kn->id;
-	tc->ran = p->se.sum_exec_runtime;
+	tc->last = -1;
 	return 0;
 }
 
@@ -1417,7 +1518,6 @@ void BPF_STRUCT_OPS(agentcg_cgroup_move, struct task_struct *p, struct cgroup *f
 	if (!tc)
 		return;
 	tc->cgroup = to->kn->id;
-	tc->inverse = 0;
 	/* It begins no earlier than the first that comes was served: see inherited(). */
 	if (cg && !cg->began)
 		cg->finish = later(cg->finish, tc->start);
@@ -1446,7 +1546,8 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
  * us. */
 void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 {
-	away[cpu & (MAX_CPUS - 1)] = false;
+	cpu_of(cpu)->away = false;
+	cpu_of(cpu)->busy = false;
 	__sync_fetch_and_add(&nr_cpus, 1);
 }
 
@@ -1454,7 +1555,7 @@ void BPF_STRUCT_OPS(agentcg_cpu_offline, s32 cpu)
 {
 	struct task_struct *p;
 
-	away[cpu & (MAX_CPUS - 1)] = true;
+	cpu_of(cpu)->away = true;
 	__sync_fetch_and_add(&nr_cpus, -1);
 	/* Nobody is displaced there. */
 	note_place(cpu, 0);
@@ -1494,6 +1595,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(agentcg_init)
 	const struct cpumask *online = scx_bpf_get_online_cpumask();
 	s32 err;
 
+	nr_cpu_ids = scx_bpf_nr_cpu_ids();
 	nr_cpus = bpf_cpumask_weight(online);
 	scx_bpf_put_cpumask(online);
 	err = scx_bpf_create_dsq(QUEUE, -1) ?: init_timers();
@@ -1513,7 +1615,6 @@ void BPF_STRUCT_OPS(agentcg_exit, struct scx_exit_info *ei)
 SCX_OPS_DEFINE(agentcg_ops, .select_cpu = (void *)agentcg_select_cpu,
 	       .enqueue = (void *)agentcg_enqueue, .update_idle = (void *)agentcg_update_idle,
 	       .dispatch = (void *)agentcg_dispatch, .running = (void *)agentcg_running,
-	       .stopping = (void *)agentcg_stopping, .runnable = (void *)agentcg_runnable,
 	       .quiescent = (void *)agentcg_quiescent, .set_weight = (void *)agentcg_set_weight,
 	       .init_task = (void *)agentcg_init_task, .cgroup_init = (void *)agentcg_cgroup_init,
 	       .cgroup_exit = (void *)agentcg_cgroup_exit,

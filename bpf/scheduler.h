@@ -48,6 +48,9 @@ struct sched_cgroup {
 	u64 mean;          /* of active_weight, over the time in which anything was active */
 	u64 averaged;      /* up to when */
 	u64 finish;        /* virtual time at which what was granted so far ends */
+	u64 inverse;       /* of the share when last looked up */
+	u64 slice;         /* how long one was then */
+	u64 looked;        /* when that was; 0: never */
 	u64 left; /* virtual time at which the last child that has no task left was served */
 	struct bpf_timer timer; /* runs while tasks are held back here */
 	u64 group;              /* its struct task_group, for kernels that do not report cpu.max */
@@ -68,10 +71,11 @@ struct sched_cgroup {
 	u32 weight;             /* cpu.weight */
 	u32 given;              /* the part of the parent's active_weight that stems from here */
 	u32 self;               /* the part of active_weight that stems from its own tasks */
-	s32 nr_runnable;        /* its own tasks, running or waiting */
-	u64 task_weight;        /* of the same tasks, by their nice values: 100 each by default */
-	/* active_weight, mean, averaged, self, nr_runnable, finish, children's given; now to
-	 * refilled, throttled */
+	/* Its own tasks, running or waiting. 64 bits: of an atomic addition to 32, clang 19 forgets
+	 * what it gives back. */
+	s64 nr_runnable;
+	u64 task_weight; /* of the same tasks, by their nice values: 100 each by default */
+	/* active_weight, mean, averaged, self, children's given; now to refilled, throttled */
 	struct bpf_spin_lock lock;
 	struct sched_usage own;  /* of its own tasks */
 	struct sched_usage gone; /* of the cgroups that were below it */

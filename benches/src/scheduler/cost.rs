@@ -1,5 +1,6 @@
 //! What the scheduler's own programs take, by the kernel's run-time statistics of BPF.
 
+use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -27,9 +28,9 @@ pub(super) fn run(place: &Cgroup, time: Duration) -> Result<()> {
             group.go()?;
         }
         std::thread::sleep(Duration::from_millis(500));
-        let before = total()?;
+        let before = total();
         std::thread::sleep(time.min(Duration::from_secs(5)));
-        let after = total()?;
+        let after = total();
         load::kill(&groups);
         let runs = (after.1 - before.1).max(1);
         let ns = (after.0 - before.0) as f64 / runs as f64;
@@ -42,6 +43,33 @@ pub(super) fn run(place: &Cgroup, time: Duration) -> Result<()> {
     Ok(())
 }
 
+/// What each program takes while a byte goes back and forth between two processes.
+pub(super) fn of_messages(place: &Cgroup) -> Result<()> {
+    println!("\ncost of messages: each program's part in the case of the pipe");
+    let _scheduler = Scheduler::attach(&SchedulerConfig::default(), None)?;
+    let _stats = enable()?;
+    let mut group = Group::new(place, "messages", 100, Job::Pipe, 1)?;
+    let before = programs();
+    group.go()?;
+    let messages = 2 * group.numbers()?.iter().sum::<u64>();
+    let (mut all, each) = (0.0, |n: u64| n as f64 / messages.max(1) as f64);
+    for (name, (ns, runs)) in programs() {
+        let (ns_before, runs_before) = before.get(&name).copied().unwrap_or_default();
+        let (ns, runs) = (ns - ns_before, runs - runs_before);
+        if runs > 0 {
+            all += each(ns);
+            let once = ns as f64 / runs as f64;
+            println!(
+                "{name:<16} {:>5.2} runs and {:>6.0} ns a message, {once:>6.0} ns a run",
+                each(runs),
+                each(ns)
+            );
+        }
+    }
+    println!("all of them: {all:.0} ns a message; {messages} messages");
+    Ok(())
+}
+
 /// Run-time statistics are on as long as the descriptor is open.
 fn enable() -> Result<OwnedFd> {
     // SAFETY: only asks for a descriptor.
@@ -51,17 +79,17 @@ fn enable() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Time in our programs, ns, and how often a task began to run.
-fn total() -> Result<(u64, u64)> {
-    let (mut ns, mut runs) = (0, 0);
-    for program in ProgInfoIter::default() {
-        let name = program.name.to_string_lossy();
-        if name.starts_with("agentcg_") {
-            ns += program.run_time_ns;
-            if name.starts_with("agentcg_dispatc") {
-                runs += program.run_cnt;
-            }
-        }
-    }
-    Ok((ns, runs))
+/// Time in our programs, ns, and how often a CPU chose a task.
+fn total() -> (u64, u64) {
+    let programs = programs();
+    let runs = programs.get("agentcg_dispatc").map_or(0, |(_, runs)| *runs);
+    (programs.values().map(|(ns, _)| ns).sum(), runs)
+}
+
+/// Our programs: time in them, ns, and how often they ran, by the name that the kernel keeps.
+fn programs() -> BTreeMap<String, (u64, u64)> {
+    ProgInfoIter::default()
+        .map(|p| (p.name.to_string_lossy().into_owned(), (p.run_time_ns, p.run_cnt)))
+        .filter(|(name, _)| name.starts_with("agentcg_"))
+        .collect()
 }

@@ -95,6 +95,9 @@ pub fn run(seconds: u64, only: &str, beside: Option<PathBuf>) -> Result<()> {
     if "decision cost".contains(only) {
         cost::run(&place, Duration::from_secs(seconds))?;
     }
+    if "cost of messages".contains(only) {
+        cost::of_messages(&place)?;
+    }
     place.remove()?;
     Ok(())
 }

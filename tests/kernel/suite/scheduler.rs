@@ -33,6 +33,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::who_is_held_back_can_be_killed", needs: HERE, run: kill_held },
         Test { name: "scheduler::who_is_held_back_lets_others_run", needs: HERE, run: hold_back },
         Test { name: "scheduler::waking_often_is_no_way_to_more", needs: HERE, run: bounded },
+        Test { name: "scheduler::who_sleeps_early_is_charged", needs: HERE, run: short },
         Test { name: "scheduler::a_new_cgroup_is_no_way_to_more", needs: HERE, run: renewed },
         Test { name: "scheduler::high_wakes_before_low", needs: HERE, run: ranks },
         Test { name: "scheduler::nice_values_count_in_a_cgroup", needs: HERE, run: nice },
@@ -368,6 +369,30 @@ fn bounded() -> Result<()> {
     ratios.sort_by(f64::total_cmp);
     // Who sleeps may get less.
     ensure!((0.9..1.75).contains(&ratios[1]), "{ratios:.2?} for weights of 1.5");
+    Ok(())
+}
+
+/// What tasks used that sleep before the kernel's next tick, to the scheduler and to the kernel.
+fn short() -> Result<()> {
+    let place = TestCgroup::new()?;
+    let scheduler = attach_default()?;
+    let group = place.child("naps")?;
+    let mut naps =
+        (0..3).map(|_| Worker::start_in(&group, "nap:500")).collect::<Result<Vec<_>>>()?;
+    let read = || -> Result<[f64; 2]> {
+        Ok([
+            scheduler.cgroup_usage(&group)?.run_ns as f64,
+            group.cpu_stat()?.usage_usec as f64 * 1000.0,
+        ])
+    };
+    let before = read()?;
+    for nap in &mut naps {
+        nap.go()?;
+    }
+    std::thread::sleep(Duration::from_secs(4));
+    let after = read()?;
+    let [ours, kernels] = [0, 1].map(|i| after[i] - before[i]);
+    ensure!((0.95..1.05).contains(&(ours / kernels)), "{ours} of {kernels} ns");
     Ok(())
 }
 
