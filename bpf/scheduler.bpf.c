@@ -161,7 +161,7 @@ struct {
 struct cpu_state {
 	u64 place; /* where what it runs stood in the queue; 0 where nobody may be displaced */
 	u64 ends;  /* what it runs ends then, if that is before the next tick; 0: it is not */
-	bool busy; /* a task of ours has run since it was idle */
+	u64 busy;  /* a task of ours has run since it was idle */
 	bool away; /* it has gone, or is about to */
 } cpus[MAX_CPUS];
 
@@ -981,16 +981,31 @@ static HOT void count_run(struct task_ctx *tc, struct sched_cgroup *cg, u64 had,
 	tc->counted = true;
 }
 
-/* Its size is not that of later kernels. */
-struct task_struct___6_16 {
-	int on_cpu;
+/* Kernels differ in the size and the sign of the field. */
+static HOT bool on_cpu(struct task_struct *task)
+{
+	return BPF_CORE_READ_BITFIELD(task, on_cpu);
+}
+
+/* Not all kernels have these fields in the same places, or tell of `runqueues` itself. */
+struct rq___clock {
+	u64 clock_task;
 } __attribute__((preserve_access_index));
 
-static HOT bool on_cpu(struct task_struct *p)
+struct cfs_rq___clock {
+	struct rq___clock *rq;
+} __attribute__((preserve_access_index));
+
+struct task_struct___clock {
+	struct {
+		struct cfs_rq___clock *cfs_rq;
+	} se;
+} __attribute__((preserve_access_index));
+
+/* The clock by which the kernel counts the CPU time of a task that runs. */
+static HOT u64 clock_task(struct task_struct *p)
 {
-	if (bpf_core_field_size(p->on_cpu) == sizeof(p->on_cpu))
-		return p->on_cpu;
-	return ((struct task_struct___6_16 *)p)->on_cpu;
+	return ((struct task_struct___clock *)p)->se.cfs_rq->rq->clock_task;
 }
 
 /*
@@ -1004,7 +1019,7 @@ static HOT u64 take_runtime(struct task_struct *p, struct task_ctx *tc, struct s
 
 	/* The kernel counts only after it has said that a task sleeps. */
 	if (on_cpu(p)) {
-		until = scx_clock_task(tc->cpu);
+		until = clock_task(p);
 		if (before(p->se.exec_start, until))
 			total += until - p->se.exec_start;
 	}
@@ -1229,7 +1244,8 @@ void BPF_STRUCT_OPS(agentcg_update_idle, s32 cpu, bool idle)
 {
 	if (!idle)
 		return;
-	cpu_of(cpu)->busy = false;
+	/* Atomic, so that the look at the queue comes after it: who enters that looks here. */
+	__sync_lock_test_and_set(&cpu_of(cpu)->busy, 0);
 	if (scx_bpf_dsq_nr_queued(QUEUE) > 0)
 		kick(cpu, 0);
 }
@@ -1332,7 +1348,7 @@ void BPF_STRUCT_OPS(agentcg_running, struct task_struct *p)
 		tc->touch = false;
 		kick(cpu, SCX_KICK_PREEMPT);
 	}
-	cpu_of(cpu)->busy = true;
+	cpu_of(cpu)->busy = 1;
 	time_turn(cpu, p->scx.slice);
 	note_place(cpu, serves_cpu(p) ? 0 : p->scx.dsq_vtime);
 	/* The kernel did not ask where it is to run. */
@@ -1547,7 +1563,7 @@ void BPF_STRUCT_OPS(agentcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
 void BPF_STRUCT_OPS(agentcg_cpu_online, s32 cpu)
 {
 	cpu_of(cpu)->away = false;
-	cpu_of(cpu)->busy = false;
+	cpu_of(cpu)->busy = 0;
 	__sync_fetch_and_add(&nr_cpus, 1);
 }
 

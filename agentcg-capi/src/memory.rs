@@ -66,8 +66,8 @@ pub struct agentcg_memcg_options_t {
     /// ms, at most 2000; less above the part in proportion, none below. 0 leaves them alone. Default
     /// 50. The backend `cgroup` sets `memory.high`, and the kernel chooses the delay.
     pub delay_ms: u64,
-    /// How long protection lasts after the last stall, ms, 100 to 60000; up to 32 times longer while
-    /// stalls come back as soon as it ends. Default 1000.
+    /// How long all is protected after the last stall, ms, 100 to 60000: then less, while others
+    /// press; up to 32 times longer while that is missed. Default 1000.
     pub window_ms: u64,
     /// So many page faults a second of a high one count as a stall while memory is short; needs
     /// kernel 6.16. Default 0: faults do not count.

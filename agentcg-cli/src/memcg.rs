@@ -32,7 +32,7 @@ pub struct Args {
     /// Protect with memory.min: never reclaimed, at the risk that others are killed
     #[arg(long)]
     below_min: bool,
-    /// How long protection lasts after the last stall
+    /// How long all is protected after the last stall; less from then on, while others press
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     window_ms: u64,
     /// The mechanism: auto, memcg_bpf_ops or cgroup

@@ -82,9 +82,9 @@ pub struct MemcgConfig {
     /// The cgroups to hold back while a high one stalls.
     pub low: Vec<PathBuf>,
     /// The longest delay of an allocation batch (256 KiB) of a low one that has a quarter more than
-    /// its part; less above the part in proportion, none below. Zero leaves the low ones alone. The
-    /// `cgroup` backend sets `memory.high` in place of it, and the kernel chooses the delay (up to
-    /// 2 s). Default 50 ms.
+    /// its part; less above the part in proportion, none below. Zero leaves the low ones alone. Only
+    /// `memcg_bpf_ops` has it; both backends set `memory.high`, where the kernel chooses the delay (up
+    /// to 2 s). Default 50 ms.
     pub delay: Duration,
     /// So many page faults a second of a high cgroup count as a stall while memory is short. 0, the
     /// default: faults do not count. Needs kernel 6.16 (tracepoint `memcg:count_memcg_events`).
@@ -94,8 +94,9 @@ pub struct MemcgConfig {
     /// Protect with `memory.min`, which reclaim always honours; default no, for it can push the
     /// machine to kill the others.
     pub below_min: bool,
-    /// How long the protection lasts after the last stall; 100 ms to 60 s, default 1 s. It grows, up
-    /// to 32 times, while the cgroup stalls again as soon as the protection ends.
+    /// How long all is protected after the last stall; 100 ms to 60 s, default 1 s. Then the
+    /// protection ends, or, while others press, a part of it is taken back each time. When that is
+    /// missed, the next try is twice as late, up to 32 times.
     pub window: Duration,
     /// Freeze low cgroups for 200 ms of each 600 when a high one goes on stalling in spite of
     /// everything else; default yes.
