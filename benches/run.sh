@@ -33,13 +33,7 @@ VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 # Memory protection needs a small guest; the lab's own kernel has all policies, and the traces of TRACES=DIR.
 memory() { tests/vm/lab.py run --kernel memcg --parallel --timeout 900 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
 memory contention --mem 512M --swap 1G
-# The same without the host's part, which is half of the speed alone now and then. In virtual time an idle CPU makes the
-# other one faster: both are kept busy.
-for policy in none static cgroup ops delay50; do
-  tests/vm/lab.py run --kernel memcg --virtual-time --timeout 900 --mem 512M --swap 1G -- \
-    "$bench" memory contention --busy --seconds 10 --policy "$policy"
-done
 memory idle --mem 512M --swap 1G
 [ -z "${TRACES:-}" ] || memory traces --mem 2G --swap 1G
-memory sessions --mem 1G --swap 1G
+memory sessions --mem 512M --swap 1G
 memory cost --mem 1G

@@ -18,7 +18,6 @@ use agentcg_core::{
     Capabilities, Cgroup, Controller, Limit, LimitFile, MemcgConfig, MemoryBackend,
     MemoryProtection, mount_point,
 };
-use agentcg_storm::churn;
 use anyhow::{Context, Result};
 
 use fixed::FixedDelay;
@@ -38,10 +37,6 @@ pub struct Args {
     /// Where the recorded traces are
     #[arg(long, value_name = "DIR")]
     traces: Option<PathBuf>,
-    /// Keep every CPU busy, below all else: in a guest of virtual time an idle CPU makes the others
-    /// faster
-    #[arg(long)]
-    busy: bool,
     /// These policies only
     #[arg(long, value_name = "NAME")]
     policy: Vec<Policy>,
@@ -197,30 +192,8 @@ fn keep_code() -> Result<()> {
     Ok(())
 }
 
-/// A thread for each CPU that runs whenever nothing else does.
-fn keep_busy() -> Result<()> {
-    for cpu in 0..std::thread::available_parallelism()?.get() {
-        std::thread::spawn(move || {
-            churn::pin(0, cpu).expect("a CPU of this machine");
-            // SAFETY: changes this thread only; the parameters are plain bits that live through it.
-            let r = unsafe {
-                let none: libc::sched_param = std::mem::zeroed();
-                libc::sched_setscheduler(0, libc::SCHED_IDLE, &none)
-            };
-            assert_eq!(r, 0, "SCHED_IDLE: {}", std::io::Error::last_os_error());
-            loop {
-                std::hint::spin_loop();
-            }
-        });
-    }
-    Ok(())
-}
-
 pub fn run(args: &Args) -> Result<()> {
     keep_code()?;
-    if args.busy {
-        keep_busy()?;
-    }
     let has_ops = Capabilities::probe().supports("memcg_bpf_ops");
     let mut policies =
         if args.policy.is_empty() { Policy::ALL.to_vec() } else { args.policy.clone() };
@@ -433,8 +406,8 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
     let bursts = seconds / 8;
     println!("\n{HIGH} high, {LOW} low, {bursts} bursts each");
     println!(
-        "{:<24} {:>11} {:>14} {:>10} {:>8} {:>12}",
-        "policy", "high stall", "high killed", "low done", "killed", "all done in"
+        "{:<24} {:>11} {:>10} {:>12} {:>10} {:>11} {:>12}",
+        "policy", "high stall", "high done", "high killed", "low done", "low killed", "all done in"
     );
     for policy in policies {
         let place = Place::new(HIGH, LOW, None)?;
@@ -448,11 +421,14 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
         let stalls = |c: &Cgroup| Ok::<_, anyhow::Error>(c.memory_pressure()?.some.total_usec);
         workers.iter_mut().for_each(Worker::go);
         let deadline = began + Duration::from_secs(seconds * 4);
-        let mut worst = 0.0_f64;
+        let (mut worst, mut high_done) = (0.0_f64, 0);
         let (high, low) = workers.split_at_mut(HIGH);
         for (worker, cgroup) in high.iter_mut().zip(&place.high) {
-            worker.finish(deadline)?;
-            let took = worker.progress()?.done_us.max(1) as f64;
+            high_done += usize::from(worker.finish(deadline)?);
+            let took = match worker.progress()?.done_us {
+                0 => began.elapsed().as_micros() as f64,
+                us => us as f64,
+            };
             worst = worst.max(stalls(cgroup)? as f64 / took);
         }
         let mut done = 0;
@@ -460,9 +436,10 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
             done += usize::from(worker.finish(deadline)?);
         }
         println!(
-            "{:<24} {:>10.1}% {:>14} {:>10} {:>8} {:>10.1} s  {}",
+            "{:<24} {:>10.1}% {:>10} {:>12} {:>10} {:>11} {:>10.1} s  {}",
             policy.name(),
             worst * 100.0,
+            format!("{high_done}/{HIGH}"),
             Place::oom_kills(&place.high)?,
             format!("{done}/{LOW}"),
             Place::oom_kills(&place.low)?,
