@@ -1021,8 +1021,8 @@ typedef struct {
    */
   uint64_t delay_ms;
   /**
-   * How long protection lasts after the last stall, ms, 100 to 60000; up to 32 times longer while
-   * stalls come back as soon as it ends. Default 1000.
+   * How long all is protected after the last stall, ms, 100 to 60000: then less, while others
+   * press; up to 32 times longer while that is missed. Default 1000.
    */
   uint64_t window_ms;
   /**
