@@ -136,9 +136,10 @@ class Runtime(Handle):
         ``delay_ms`` is how long an allocation of a low one may be delayed (0: not at all), ``below_low`` and
         ``below_min`` whether reclaim spares the high ones while it can, or always; ``threshold`` how many page faults a
         second of a high one count as a stall while memory is short (kernel 6.16; 0: none do), ``window_ms`` how long
-        all is protected after the last stall: then less, while others press. ``freeze``: low ones are frozen for a part of the time when nothing else
-        helps. A cgroup that meets its ``memory.high`` for ``stuck_after_ms`` (at least 5000) without progress is stuck:
-        that is reported, and ``when_stuck`` says whether it is frozen, or the limit lifted.
+        all is protected after the last stall: then less, while others press. ``freeze``: low ones are frozen for a part
+        of the time when nothing else helps. A cgroup that meets its ``memory.high`` for ``stuck_after_ms`` (at least
+        5000) without progress is stuck: that is reported, and ``when_stuck`` says whether it is frozen, or the limit
+        lifted.
 
         While this runtime's scheduler is attached, low ones are held back on the CPU too.
         """
