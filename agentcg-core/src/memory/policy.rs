@@ -13,7 +13,7 @@ const STALL: Duration = Duration::from_millis(200);
 /// The kernel brings the times of PSI up to date this often.
 const PSI_PERIOD: Duration = Duration::from_secs(2);
 /// The machine is short of memory when somebody waits for it for more of the time than this.
-const PRESSED: f64 = 0.01;
+const PRESSED: f64 = 0.001;
 /// The first and the largest part of the protection that is taken back at once: a 64th, an eighth.
 const STEPS: (u32, u32) = (6, 3);
 

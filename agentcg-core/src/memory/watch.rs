@@ -218,6 +218,7 @@ impl Watch {
     /// What time alone brings: the end of windows, of freezing, of patience.
     fn look(&mut self, now: Instant) {
         let mut relax = false;
+        let stalled = self.stalled();
         for i in 0..self.sessions.len() {
             let session = &mut self.sessions[i];
             if session.window.is_open() && session.window.next_look().is_some_and(|at| at <= now) {
@@ -228,7 +229,7 @@ impl Watch {
                 if let Some(Ok(needs)) = session.live.as_ref().map(Live::working_set) {
                     session.target = session.target.min(needs);
                 }
-                let verdict = session.window.look(Seen { at: now, cpu, stalled: stalled() });
+                let verdict = session.window.look(Seen { at: now, cpu, stalled });
                 match verdict {
                     Verdict::Stays => relax = true,
                     Verdict::Less(step) => {
@@ -368,6 +369,14 @@ impl Watch {
 
     // ---- pain
 
+    /// The time so far that tasks have waited for memory, or were made to.
+    fn stalled(&self) -> Duration {
+        let low = self.sessions.iter().filter(|s| s.role == MemoryRole::Low);
+        let delays =
+            low.filter_map(|s| Some(self.hooks.as_ref()?.counts(s.live.as_ref()?.id).delay_ms));
+        stalled() + Duration::from_millis(delays.sum())
+    }
+
     fn is_active(&self) -> bool {
         self.sessions.iter().any(|s| s.window.is_open())
     }
@@ -380,6 +389,7 @@ impl Watch {
     }
 
     fn hurt(&mut self, i: usize, now: Instant) {
+        let stalled = self.stalled();
         let session = &mut self.sessions[i];
         let Some(live) = &mut session.live else { return };
         let id = live.id;
@@ -393,7 +403,7 @@ impl Watch {
             }
             return;
         }
-        let hurt = session.window.hurt(Seen { at: now, cpu: live.cpu(), stalled: stalled() });
+        let hurt = session.window.hurt(Seen { at: now, cpu: live.cpu(), stalled });
         match hurt {
             Hurt::Same => return,
             Hurt::Opened => {
