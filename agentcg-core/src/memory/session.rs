@@ -151,10 +151,10 @@ impl Live {
     /// what the high one waits for then is the CPU. Nothing to do without the cpu controller, and for
     /// one with `cpu.idle`, whose weight reads 0. That file itself would lose the weight.
     pub(super) fn yield_cpu(&self) -> Result<bool> {
-        match self.cgroup().read("cpu.weight") {
-            Ok(weight) if matches!(weight.trim_end(), "0" | "1") => return Ok(false),
+        match self.cgroup().cpu_weight() {
+            Ok(0 | 1) => return Ok(false),
             Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) if gone(&e) => return Ok(false),
             Err(e) => return Err(e),
         }
         self.claim.change("cpu.weight", "1")?;

@@ -218,10 +218,10 @@ impl Watch {
     /// What time alone brings: the end of windows, of freezing, of patience.
     fn look(&mut self, now: Instant) {
         let mut relax = false;
-        let stalled = self.stalled();
         for i in 0..self.sessions.len() {
-            let session = &mut self.sessions[i];
-            if session.window.is_open() && session.window.next_look().is_some_and(|at| at <= now) {
+            if self.sessions[i].window.next_look().is_some_and(|at| at <= now) {
+                let stalled = self.stalled();
+                let session = &mut self.sessions[i];
                 let cpu = session.live.as_ref().and_then(Live::cpu);
                 // A look is not before a second without a stall.
                 session.in_a_row = 0;
