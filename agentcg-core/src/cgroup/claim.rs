@@ -1,7 +1,8 @@
 //! Values that we change in cgroups that may outlive us, and that are put back.
 //!
 //! What a file held before is kept *on the cgroup*, as an extended attribute
-//! `user.agentcg.saved.FILE`: it vanishes with the cgroup and survives us. A lock (`flock`) on the
+//! `user.agentcg.saved.FILE`: it vanishes with the cgroup and survives us. With it is what we have
+//! written since, so that a value that somebody else writes meanwhile stays. A lock (`flock`) on the
 //! directory says whether the process that saved it still lives, for the kernel drops it whatever
 //! way a process ends. So after `kill -9` the attribute is there and the lock is free, and whoever
 //! comes next puts the value back first. User attributes on cgroups exist since kernel 5.7.
@@ -38,37 +39,38 @@ impl Claim {
         &self.cgroup
     }
 
-    /// Writes a file, after saving what it held if this is the first change.
+    /// Writes a file, after saving what it held if this is the first change. What somebody else has
+    /// written since the last one is what will be put back.
     pub(crate) fn change(&self, file: &str, value: &str) -> Result<()> {
-        let before = self.cgroup.read(file)?;
-        let name = format!("{SAVED}{file}");
-        match rustix::fs::fsetxattr(
-            &self.cgroup,
-            &*name,
-            before.trim_end().as_bytes(),
-            XattrFlags::CREATE,
-        ) {
-            Ok(()) | Err(Errno::EXIST) => self.cgroup.write(file, value),
-            Err(e) => Err(Error::os(
-                format!("save the value of {file} as an attribute of"),
-                self.cgroup.path(),
-                e,
-            )),
+        let value = as_kept(file, value);
+        let now = self.read(file)?;
+        if now == value {
+            return Ok(());
         }
+        let before = self.before_now(file, &now)?;
+        // Ours is what is there until the write, and what it writes.
+        let saved = [&*before, &*now, &*value].join("\n");
+        set_attribute(&self.cgroup, &format!("{SAVED}{file}"), saved.as_bytes())?;
+        self.cgroup.write(file, &value)
     }
 
-    /// What the file held before it was changed, or holds when it is not.
+    /// What the file held before we changed it, or holds when we have not.
     pub(crate) fn before(&self, file: &str) -> Result<String> {
-        if self.is_changed(file)? {
-            let value = attribute_value(&self.cgroup, &format!("{SAVED}{file}"))?;
-            return Ok(String::from_utf8_lossy(&value).into_owned());
-        }
-        self.cgroup.read(file)
+        self.before_now(file, &self.read(file)?)
+    }
+
+    fn before_now(&self, file: &str, now: &str) -> Result<String> {
+        let saved = Saved::of(&self.cgroup, &format!("{SAVED}{file}"))?;
+        Ok(saved.filter(|s| s.is_ours(now)).map_or_else(|| now.to_owned(), |s| s.before))
     }
 
     /// Is the file changed, and not put back yet?
     pub(crate) fn is_changed(&self, file: &str) -> Result<bool> {
         has_attribute(&self.cgroup, &format!("{SAVED}{file}"))
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        Ok(self.cgroup.read(file)?.trim_end().to_owned())
     }
 
     /// Puts one file back, if it is changed.
@@ -157,16 +159,53 @@ fn restore(cgroup: &Cgroup) -> Result<usize> {
     first_error.map_or(Ok(restored), Err)
 }
 
+/// Writes back what the file held, unless somebody else has written to it since.
 fn restore_file(cgroup: &Cgroup, file: &str, attribute: &str) -> Result<()> {
-    let value = attribute_value(cgroup, attribute)?;
-    let value = String::from_utf8_lossy(&value);
-    match cgroup.write(file, &value) {
+    let Some(saved) = Saved::of(cgroup, attribute)? else { return Ok(()) };
+    let put_back = || {
+        let now = cgroup.read(file)?;
+        if saved.is_ours(now.trim_end()) { cgroup.write(file, &saved.before) } else { Ok(()) }
+    };
+    match put_back() {
         Ok(()) => {}
         // The cgroup itself is gone: nothing is left to put back.
         Err(e) if e.errno() == Some(Errno::NODEV.raw_os_error()) => return Ok(()),
         Err(e) => return Err(e),
     }
     remove_attribute(cgroup, attribute)
+}
+
+/// A saved value.
+struct Saved {
+    before: String,
+    /// What the file holds when only we have written to it since; empty: anything.
+    ours: Vec<String>,
+}
+
+impl Saved {
+    fn of(cgroup: &Cgroup, attribute: &str) -> Result<Option<Self>> {
+        if !has_attribute(cgroup, attribute)? {
+            return Ok(None);
+        }
+        let value = attribute_value(cgroup, attribute)?;
+        let value = String::from_utf8_lossy(&value);
+        let mut lines = value.lines().map(str::to_owned);
+        let before = lines.next().unwrap_or_default();
+        Ok(Some(Self { before, ours: lines.collect() }))
+    }
+
+    fn is_ours(&self, now: &str) -> bool {
+        self.ours.is_empty() || self.ours.iter().any(|one| one == now)
+    }
+}
+
+/// The value as the kernel will show it: it counts memory in pages.
+fn as_kept(file: &str, value: &str) -> String {
+    let page = rustix::param::page_size() as u64;
+    match value.parse::<u64>() {
+        Ok(bytes) if file.starts_with("memory.") => (bytes / page * page).to_string(),
+        _ => value.to_owned(),
+    }
 }
 
 pub(crate) fn remove_attribute(cgroup: &Cgroup, name: &str) -> Result<()> {

@@ -167,12 +167,12 @@ impl Live {
 
     /// Holds a low cgroup at its part. A limit that is stricter is left.
     pub(super) fn hold(&self, part: u64) -> Result<bool> {
-        let before = self.cgroup().limit(LimitFile::MemoryHigh)?;
-        let ours = self.is_held()?;
-        if ours || before.value().is_none_or(|v| v > part) {
+        let before: crate::Limit = self.claim.before("memory.high")?.parse()?;
+        if before.value().is_none_or(|v| v > part) {
             self.claim.change("memory.high", &part.to_string())?;
             return Ok(true);
         }
+        self.claim.restore_one("memory.high")?;
         Ok(false)
     }
 

@@ -23,6 +23,7 @@ const OPS: &[Need] =
 pub fn tests() -> Vec<Test> {
     vec![
         Test { name: "memory::a_stall_opens_a_window_that_ends", needs: HERE, run: window },
+        Test { name: "memory::what_others_write_in_a_window_stays", needs: HERE, run: others },
         Test { name: "memory::what_hurts_again_slows_low", needs: HERE, run: slowed },
         Test { name: "memory::what_hurts_again_loses_the_cpu", needs: SCHEDULED, run: braked },
         Test { name: "memory::kill_9_in_a_window_is_put_right", needs: HERE, run: killed },
@@ -129,6 +130,27 @@ fn window() -> Result<()> {
     let stats = protection.stats();
     ensure!(stats.windows >= 1 && stats.stalls >= 1 && stats.protected_ms >= 1000, "{stats:?}");
     ensure!(stats.recent[0].because_of == tight.high.path());
+    Ok(())
+}
+
+fn others() -> Result<()> {
+    let mut tight = Tight::new()?;
+    let protection = MemoryProtection::attach(tight.config())?;
+    tight.squeeze()?;
+    eventually("what protection changes is changed", || {
+        let now = tight.values()?;
+        Ok(now.low.value() > Some(0) && now.weight.trim() == "1")
+    })?;
+    tight.high.set_limit(LimitFile::MemoryLow, Limit::Value(4 << 20))?;
+    tight.low.set_limit(LimitFile::MemoryHigh, Limit::Value(1 << 30))?;
+    tight.low.write("cpu.weight", "70")?;
+    // It may be changed again.
+    std::thread::sleep(Duration::from_millis(1500));
+    tight.workers.clear();
+    eventually("the window ends", || Ok(!protection.stats().active))?;
+    let after = tight.values()?;
+    ensure!(after.low == Limit::Value(4 << 20) && after.high == Limit::Value(1 << 30), "{after:?}");
+    ensure!(after.weight.trim() == "70" && after.parent == Limit::Value(0), "{after:?}");
     Ok(())
 }
 
