@@ -7,7 +7,6 @@ comes back through a socket on a virtio serial port, its exit status through a s
 from __future__ import annotations
 
 import contextlib
-import lzma
 import os
 import re
 import select
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import qemu
+import swap
 from cache import LabError, cache_dir
 from kernels import Kernel
 
@@ -104,8 +104,7 @@ def _boot(kernel: Kernel, machine: Machine, job: Path, deadline: float, on_outpu
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LabError(f"--out: {error}") from None
-    if machine.swap is not None:
-        _prepare_swap(job, kernel, machine.swap)
+    swapping = swap.prepare(job, kernel, machine.memory, machine.swap)
     # Without virtiofsd's own confinement: it needs privileges, and what runs in the guest is ours.
     common = (virtiofsd, "--sandbox=none", "--seccomp=none", "--inode-file-handles=never", "--log-level=error")
     shares = {
@@ -120,7 +119,7 @@ def _boot(kernel: Kernel, machine: Machine, job: Path, deadline: float, on_outpu
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                command = (*emulator, *_qemu_arguments(kernel, machine, job, theirs.fileno()))
+                command = (*emulator, *_qemu_arguments(kernel, machine, swapping, job, theirs.fileno()))
                 guest = stack.enter_context(_child(command, job / "qemu.log", pass_fds=[theirs.fileno()]))
             ended = _relay(ours, deadline, on_output)
         if ended and guest.wait() != 0:
@@ -138,20 +137,21 @@ def _relay(output: socket.socket, deadline: float, on_output: Callable[[bytes], 
     return False
 
 
-def _qemu_arguments(kernel: Kernel, machine: Machine, job: Path, output: int) -> list[str]:
+def _qemu_arguments(kernel: Kernel, machine: Machine, swapping: swap.Swap, job: Path, output: int) -> list[str]:
     # With a host thread for each processor, QEMU (7.2 and 10.0 at least) can keep a translation of an instruction that
     # another processor has just replaced. Linux replaces code whenever a scheduler or a BPF program is attached, and
     # dies of the stale breakpoint: "Oops: int3". With 7.2, one boot in 25 did.
     threads = "multi" if machine.parallel else "single"
+    variables = f"lab_job={job} lab_swap={swapping.device}"
     arguments = [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-M", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off"),
         # Emulated even where /dev/kvm exists: the same everywhere, and nested virtualisation often fails.
         *("-accel", f"tcg,thread={threads},tb-size=256"),
-        *("-cpu", "max", "-smp", machine.smp, "-m", machine.memory),
-        *("-object", f"memory-backend-memfd,id=mem,size={machine.memory},share=on", "-numa", "node,memdev=mem"),
+        *("-cpu", "max", "-smp", machine.smp, "-m", swapping.memory),
+        *("-object", f"memory-backend-memfd,id=mem,size={swapping.memory},share=on", "-numa", "node,memdev=mem"),
         *("-kernel", str(kernel.image)),
-        *("-append", f"{COMMAND_LINE} init={INIT} lab_job={job} {machine.append}"),
+        *("-append", f"{COMMAND_LINE} init={INIT} {variables} {swapping.append} {machine.append}"),
         *("-chardev", f"file,id=console,path={job / 'console'}", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=rootfs,path={job / 'rootfs.sock'}"),
         *("-device", "vhost-user-fs-pci,chardev=rootfs,tag=rootfs,queue-size=1024"),
@@ -160,28 +160,12 @@ def _qemu_arguments(kernel: Kernel, machine: Machine, job: Path, output: int) ->
         *("-chardev", f"socket,id=output,fd={output}", "-device", "virtserialport,chardev=output,name=output"),
         *("-chardev", f"file,id=status,path={job / 'status'}", "-device", "virtserialport,chardev=status,name=status"),
         *("-device", "virtio-rng-pci"),
+        *swapping.qemu,
     ]
     if machine.virtual_time:
         # 8 ns for each instruction, and no waiting: what else the host does, and what is stolen from it, is not seen.
         arguments += ["-icount", "shift=3,sleep=off"]
-    if machine.swap is not None:
-        arguments += ["-drive", f"file={job / 'swap'},format=raw,if=virtio,cache=unsafe"]
     return arguments
-
-
-def _prepare_swap(job: Path, kernel: Kernel, size: str) -> None:
-    """A sparse file for the swap device, and its driver, which is a module in Debian's kernels."""
-    units = {"K": 10, "M": 20, "G": 30}
-    number, shift = (size[:-1], units[size[-1]]) if size[-1:] in units else (size, 0)
-    if not number.isdigit():
-        raise LabError(f"--swap {size!r} is no size: bytes, or a number with K, M or G")
-    with (job / "swap").open("wb") as swap:
-        swap.truncate(int(number) << shift)
-    module = next(kernel.modules.glob("drivers/block/virtio_blk.ko*"), None) if kernel.modules else None
-    if module:  # none: the kernel has it built in
-        content = module.read_bytes()
-        (job / "modules").mkdir()
-        (job / "modules/virtio_blk.ko").write_bytes(lzma.decompress(content) if module.suffix == ".xz" else content)
 
 
 @contextlib.contextmanager

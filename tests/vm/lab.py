@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     clock.add_argument("--parallel", action="store_true", help="a host thread each: faster, but a guest may crash")
     clock.add_argument("--virtual-time", action="store_true", help="the guest's clock counts instructions, not time")
     machine.add_argument("--mem", default="2G", metavar="SIZE", help="memory (default 2G)")
-    machine.add_argument("--swap", metavar="SIZE", help="add a swap device")
+    machine.add_argument("--swap", metavar="SIZE", help="add a swap device; ram:SIZE: of memory, beyond --mem")
     machine.add_argument("--out", type=Path, metavar="DIR", help="the guest's writable directory, /mnt/out")
     machine.add_argument("--append", default="", metavar="STR", help="more for the kernel command line")
     machine.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="pass a variable on")

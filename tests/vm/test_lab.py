@@ -6,6 +6,7 @@ AGENTCG_TEST_KERNEL names the kernel to boot.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import kernels
 import libtest
 import memcg
 import report
+import swap
 
 LAB = Path(__file__).with_name("lab.py")
 KERNEL = os.environ.get("AGENTCG_TEST_KERNEL", "7.3")
@@ -384,3 +386,27 @@ def test_memcg_configuration_has_to_hold() -> None:
         memcg.check("CONFIG_SWAP=y\n", "# CONFIG_SWAP is not set\n")
     with pytest.raises(cache.LabError, match="CONFIG_NET=n does not hold"):
         memcg.check("CONFIG_NET=n\n", "CONFIG_NET=y\n")
+
+
+def test_swap_in_memory_is_not_the_guests_memory() -> None:
+    kernels.find("memcg")  # builds it where it is not yet
+    line = ("--mem", "512M", "--swap", "ram:256M", "--", "cat /proc/swaps /proc/meminfo")
+    done = lab("run", "--kernel", "memcg", *line)
+    assert done.returncode == 0, done.stderr
+    device = re.search(r"^/dev/pmem0\s+partition\s+(\d+)", done.stdout, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", done.stdout, re.MULTILINE)
+    assert device, done.stdout
+    assert int(device[1]) == pytest.approx(256 << 10, rel=0.01), done.stdout
+    assert memory, done.stdout
+    assert int(memory[1]) < 512 << 10, done.stdout
+
+
+def test_swap_in_memory_has_its_place(tmp_path: Path) -> None:
+    kernel = kernels.Kernel("memcg", Path("image"))
+    assert swap.prepare(tmp_path, kernel, "512M", "ram:1G").append == "memmap=1024M!512M"
+    assert swap.prepare(tmp_path, kernel, "2G", "ram:1G").append == "memmap=1024M!4096M"
+    for memory, wanted in (("1G", "ram:2G"), ("1G", "ram:much"), ("1G", "disk:1G"), ("1GB", "ram:1G")):
+        with pytest.raises(cache.LabError, match=r"--(swap|mem)"):
+            swap.prepare(tmp_path, kernel, memory, wanted)
+    with pytest.raises(cache.LabError, match="memcg"):
+        swap.prepare(tmp_path, kernels.Kernel("7.3", Path("image"), tmp_path), "1G", "ram:1G")
