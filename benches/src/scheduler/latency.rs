@@ -3,23 +3,37 @@
 use std::time::Duration;
 
 use agentcg_core::{Cgroup, Priority};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Case;
 use super::load::{self, Group, Job};
 
-pub(super) const CASES: [Case; 5] = [
+pub(super) const CASES: [Case; 7] = [
     Case {
         name: "wake-ups, high beside 16 burners in low",
         bar: "p99 <= 0.5 of EEVDF's",
-        run: burners,
+        run: |p, _| beside(p, Its::Session(Priority::High), Priority::Low, Job::Burn, 4, 4),
     },
     Case {
         name: "wake-ups, high beside fork storms in low",
         bar: "p99 <= 0.5 of EEVDF's",
-        run: storms,
+        run: |p, _| beside(p, Its::Session(Priority::High), Priority::Low, Job::Forks, 4, 1),
     },
-    Case { name: "wake-ups, normal beside 100 burners in normal", bar: "", run: same },
+    Case {
+        name: "wake-ups, SCHED_FIFO beside the 16 burners",
+        bar: "what the machine adds",
+        run: |p, _| beside(p, Its::Realtime, Priority::Low, Job::Burn, 4, 4),
+    },
+    Case {
+        name: "wake-ups, SCHED_FIFO beside the fork storms",
+        bar: "what the machine adds",
+        run: |p, _| beside(p, Its::Realtime, Priority::Low, Job::Forks, 4, 1),
+    },
+    Case {
+        name: "wake-ups, normal beside 100 burners in normal",
+        bar: "",
+        run: |p, _| beside(p, Its::Session(Priority::Normal), Priority::Normal, Job::Burn, 1, 100),
+    },
     Case {
         name: "messages, pipe of two",
         bar: ">= 0.95 of EEVDF's",
@@ -32,22 +46,18 @@ pub(super) const CASES: [Case; 5] = [
     },
 ];
 
-fn burners(place: &Cgroup, _: Duration) -> Result<String> {
-    beside(place, Priority::High, Priority::Low, Job::Burn, 4, 4)
-}
-
-fn storms(place: &Cgroup, _: Duration) -> Result<String> {
-    beside(place, Priority::High, Priority::Low, Job::Forks, 4, 1)
-}
-
-fn same(place: &Cgroup, _: Duration) -> Result<String> {
-    beside(place, Priority::Normal, Priority::Normal, Job::Burn, 1, 100)
+/// Where the periodic task stands.
+#[derive(Clone, Copy)]
+enum Its {
+    Session(Priority),
+    /// No scheduler of normal tasks delays it: its delays are those of the kernel and the machine.
+    Realtime,
 }
 
 /// The delays of a periodic task beside so many groups.
 fn beside(
     place: &Cgroup,
-    its: Priority,
+    its: Its,
     theirs: Priority,
     job: Job,
     groups: usize,
@@ -57,7 +67,14 @@ fn beside(
     for i in 0..groups {
         others.push(Group::new(place, &format!("other{i}"), theirs.cpu_weight(), job, each)?);
     }
-    let mut group = Group::new(place, "periodic", its.cpu_weight(), Job::Periodic, 1)?;
+    let weight = match its {
+        Its::Session(priority) => priority.cpu_weight(),
+        Its::Realtime => Priority::Normal.cpu_weight(),
+    };
+    let mut group = Group::new(place, "periodic", weight, Job::Periodic, 1)?;
+    if matches!(its, Its::Realtime) {
+        group.pids()?.into_iter().try_for_each(realtime)?;
+    }
     for other in &mut others {
         other.go()?;
     }
@@ -68,6 +85,14 @@ fn beside(
     delays.sort_unstable();
     let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize] as f64 / 1e6;
     Ok(format!("p50 {:.2} p99 {:.2} ms", at(0.5), at(0.99)))
+}
+
+fn realtime(pid: i32) -> Result<()> {
+    let param = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the struct.
+    let failed = unsafe { libc::sched_setscheduler(pid, libc::SCHED_FIFO, &param) } != 0;
+    ensure!(!failed, "SCHED_FIFO: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 fn rate(place: &Cgroup, job: Job) -> Result<String> {
