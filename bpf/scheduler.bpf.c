@@ -200,15 +200,6 @@ static __always_inline void average(struct sched_cgroup *cg, u64 now)
 	cg->averaged = now;
 }
 
-static u64 mean_weight(struct sched_cgroup *cg, u64 now)
-{
-	u64 mean = cg->mean, since = cg->averaged, active = cg->active_weight;
-
-	if (active && mean && before(since, now))
-		mean = mean_after(mean, active, now - since);
-	return (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS;
-}
-
 /*
  * Brings the parent's active_weight up to date with one child. Everyone calls it after a change of
  * the child, so whoever comes last sees the final state, in whatever order the updates were.
@@ -349,6 +340,18 @@ static HOT void count_runnable(struct sched_cgroup *cg, s64 change, s64 weight)
 		count_itself(cg);
 }
 
+/*
+ * One level of inverse_share. Not a part of its loop: what a loop leaves behind in the registers of
+ * a call's arguments, 6.18 takes for needed by the next round, and does not load the program
+ * ("backtracking call unexpected regs").
+ */
+__noinline u64 inverse_of_child(u64 inverse, u64 mean, u64 active, u64 passed, u64 weight)
+{
+	if (active && mean)
+		mean = mean_after(mean, active, passed);
+	return inverse_below(inverse, (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS, weight);
+}
+
 /* 1 / share, ONE being the whole machine. */
 __noinline u64 inverse_share(u64 id, u64 now)
 {
@@ -361,7 +364,8 @@ __noinline u64 inverse_share(u64 id, u64 now)
 
 		if (!cg)
 			break;
-		inverse = inverse_below(inverse, mean_weight(cg, now), weight);
+		u64 since = cg->averaged, passed = before(since, now) ? now - since : 0;
+		inverse = inverse_of_child(inverse, cg->mean, cg->active_weight, passed, weight);
 		weight = weight_of(cg);
 		id = cg->parent;
 	}

@@ -3,8 +3,8 @@
 #
 #   scripts/test.sh            all parts
 #   scripts/test.sh PART...    these only
-#   KERNELS="7.3 6.12"         the kernels of the part `kernels`; on `memcg`, which differs from 7.3 in memory
-#                              protection alone, only the tests of that
+#   KERNELS="7.3 6.12:run"     the kernels of the part `kernels`, and what is in the names of the tests on them: on
+#                              `memcg`, which differs from 7.3 in memory protection alone, only the tests of that
 # shellcheck disable=SC2317 # the parts are called by their names
 set -uo pipefail
 
@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 cache=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}
 venv=$cache/venv/bin
 reports=target/kernel-tests
-read -ra kernels <<<"${KERNELS:-7.3 6.16 6.12 memcg}"
+read -ra kernels <<<"${KERNELS:-7.3 6.18:all_its_bpf_programs_load 6.16 6.12 memcg:memory::}"
 
 lint() {
   local bad=0
@@ -90,8 +90,10 @@ kernels() {
     sed -n 's/.*"executable":"\([^"]*\/kernel-[^"]*\)".*/\1/p' | head -n 1)
   [ -n "$program" ] || return 1
   for kernel in "${kernels[@]}"; do
-    files+=("$reports/$kernel.json") only=()
-    [ "$kernel" != memcg ] || only=(--filter memory::)
+    only=()
+    [[ $kernel != *:* ]] || only=(--filter "${kernel#*:}")
+    kernel=${kernel%%:*}
+    files+=("$reports/$kernel.json")
     tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 1500 "${only[@]}" --report "$reports/$kernel.json" "$program" || bad=1
   done
   # More than two CPUs, on one kernel; where it is only one that is tested, nobody asks for that.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agentcg_core::{
-    Cgroup, ErrorKind, Limit, LimitFile, Priority, Runtime, SessionConfig, mount_point, path_of,
+    Cgroup, ErrorKind, EventFilter, Limit, LimitFile, MemcgConfig, Priority, Runtime,
+    SchedulerConfig, SessionConfig, mount_point, path_of,
 };
 use anyhow::{Result, ensure};
 
@@ -12,6 +13,8 @@ use crate::support::{Need, Test, TestCgroup, Worker, kind_of};
 
 const HERE: &[Need] = &[Need::Root, Need::Cgroup2];
 const LIMITS: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers];
+const ALL: &[Need] =
+    &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Psi, Need::Events, Need::SchedExt];
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -29,6 +32,7 @@ pub fn tests() -> Vec<Test> {
             needs: HERE,
             run: foreign,
         },
+        Test { name: "runtime::all_its_bpf_programs_load", needs: ALL, run: all_load },
         Test { name: "runtime::kill_9_is_cleaned_up_by_the_next", needs: HERE, run: killed },
     ]
 }
@@ -49,6 +53,22 @@ fn root() -> Result<PathBuf> {
 
 fn runtime() -> Result<Runtime> {
     Ok(Runtime::builder().root(root()?).build()?)
+}
+
+/// Each kernel's verifier has limits, and bugs, of its own.
+fn all_load() -> Result<()> {
+    let runtime = runtime()?;
+    let session = runtime.session("a", SessionConfig::default())?;
+    let scheduler = runtime.start_scheduler(SchedulerConfig::default())?;
+    let mut config = MemcgConfig::default();
+    config.high = vec![session.path().into()];
+    config.threshold = 1000;
+    let protection = runtime.attach_memcg_ops(config)?;
+    ensure!(protection.stats().sees_reclaim);
+    let stream = runtime.subscribe(EventFilter::default())?;
+    ensure!(scheduler.exited().is_none());
+    drop(stream);
+    Ok(())
 }
 
 fn leaves_nothing() -> Result<()> {
