@@ -182,7 +182,7 @@ static bool protect(struct mem_cgroup *memcg)
 	if (!session || session->role != ROLE_HIGH)
 		return false;
 	__sync_fetch_and_add(&session->calls, 1);
-	if (session->until < now || (session->target && usage > session->target))
+	if (session->until < now || usage > session->target)
 		return false;
 	__sync_fetch_and_add(&session->active, 1);
 	return true;

@@ -37,7 +37,7 @@ struct memory_config {
 struct memory_session {
 	u32 role;
 	u32 pad;
-	u64 target; /* high: bytes to protect, 0 for all */
+	u64 target; /* high: nothing is protected when it uses more */
 	u64 part;   /* low: bytes it may have while a high one hurts, 0 for any number */
 
 	u64 until; /* high: protected up to then, CLOCK_MONOTONIC ns; both write */

@@ -125,7 +125,8 @@ impl Hooks {
                 MemoryRole::Low => intf::memory_role_ROLE_LOW,
             },
             pad: 0,
-            target: 0,
+            // Until it is measured.
+            target: u64::MAX,
             part: 0,
             until: 0,
             told: 0,
@@ -157,9 +158,10 @@ impl Hooks {
         let _ = self.skel.maps.sessions.delete(&id.to_ne_bytes());
     }
 
-    /// Tells the programs how long a high session stays protected, and how much of it.
+    /// Tells the programs how long the window of a high session lasts, and up to which use of memory
+    /// all of it is protected; above that, nothing.
     pub(super) fn protect(&mut self, id: u64, left: Duration, target: u64) -> Result<()> {
-        let until = if left.is_zero() { 0 } else { monotonic_ns() + left.as_nanos() as u64 };
+        let until = monotonic_ns() + left.as_nanos() as u64;
         self.change(id, |s| {
             s.until = until;
             s.target = target;
@@ -170,6 +172,11 @@ impl Hooks {
             bss.hurting_until = until;
         }
         Ok(())
+    }
+
+    /// The window of a high session is over.
+    pub(super) fn unprotect(&self, id: u64) -> Result<()> {
+        self.change(id, |s| (s.until, s.target) = (0, u64::MAX))
     }
 
     /// Nobody is protected any more.

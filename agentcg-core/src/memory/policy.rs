@@ -14,8 +14,8 @@ const STALL: Duration = Duration::from_millis(200);
 const PSI_PERIOD: Duration = Duration::from_secs(2);
 /// The machine is short of memory when somebody waits for it for more of the time than this.
 const PRESSED: f64 = 0.001;
-/// The first and the largest part of the protection that is taken back at once: a 64th, an eighth.
-const STEPS: (u32, u32) = (6, 3);
+/// The first and the largest part of the protection that is taken back at once: a 256th, a 16th.
+const STEPS: (u32, u32) = (8, 4);
 
 /// What a sign of pain means for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,23 +235,23 @@ mod tests {
         let mut w = Window::new(s(2.0));
         w.hurt(at(t));
         let busy = |now: f64| seen(t + s(now), now, now);
-        for (now, step) in [(2.0, 6), (4.0, 5), (6.0, 4), (8.0, 3), (10.0, 3)] {
+        for (now, step) in [(2.0, 8), (4.0, 7), (6.0, 6), (8.0, 5), (10.0, 4), (12.0, 4)] {
             assert_eq!(w.look(busy(now)), Verdict::Less(step));
             assert_eq!(w.left(t + s(now)), s(2.0));
         }
         // It misses it: all is given back, and the next try is later.
-        assert_eq!(w.hurt(busy(10.5)), Hurt::Missed);
-        assert_eq!(w.left(t + s(10.5)), s(4.0));
-        assert_eq!(w.hurt(busy(10.6)), Hurt::Same);
-        assert_eq!(w.look(busy(12.6)), Verdict::Stays);
-        assert_eq!(w.look(busy(14.6)), Verdict::Less(6));
+        assert_eq!(w.hurt(busy(12.5)), Hurt::Missed);
+        assert_eq!(w.left(t + s(12.5)), s(4.0));
+        assert_eq!(w.hurt(busy(12.6)), Hurt::Same);
+        assert_eq!(w.look(busy(14.6)), Verdict::Stays);
+        assert_eq!(w.look(busy(16.6)), Verdict::Less(8));
         for _ in 0..9 {
-            w.hurt(busy(15.0));
-            w.open.as_mut().unwrap().step = Some(6);
+            w.hurt(busy(17.0));
+            w.open.as_mut().unwrap().step = Some(8);
         }
-        assert_eq!(w.left(t + s(15.0)), s(64.0));
+        assert_eq!(w.left(t + s(17.0)), s(64.0));
         // Nobody presses any more.
-        assert_eq!(w.look(seen(t + s(79.0), 79.0, 15.0)), Verdict::Over);
+        assert_eq!(w.look(seen(t + s(81.0), 81.0, 17.0)), Verdict::Over);
     }
 
     #[test]

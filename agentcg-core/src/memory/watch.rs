@@ -7,7 +7,7 @@
 //!
 //! | rung | when | what |
 //! |---|---|---|
-//! | protect | a high cgroup hurts | its working set, by `memory.low` or the hooks |
+//! | protect | a high cgroup hurts | its working set, by `memory.low`; by the hooks from the first moment |
 //! | reclaim | at the same time | what it lacks, from the low ones that have most (`memory.reclaim`) |
 //! | yield | at the same time | low ones over their part get the least `cpu.weight` |
 //! | slow | it hurts again in spite of that | low ones over their part: by `memory.high`, and the hooks from the first moment; and on the CPU, where the runtime's scheduler is attached |
@@ -399,7 +399,7 @@ impl Watch {
                 && let Some(hooks) = &mut self.hooks
             {
                 // The programs have begun to protect it.
-                let _ = hooks.protect(id, Duration::ZERO, 0);
+                let _ = hooks.unprotect(id);
             }
             return;
         }
@@ -450,14 +450,15 @@ impl Watch {
         let files = self.files();
         let session = &self.sessions[i];
         let Some(live) = &session.live else { return Ok(()) };
+        let whole = session.window.is_whole();
         // It may grow a lot before the next stall tells of it.
-        let room = if session.window.is_whole() { session.target / 4 } else { 0 };
-        let bytes = session.target + room;
+        let bytes = if whole { session.target + session.target / 4 } else { session.target };
         if let (MemoryBackend::MemcgBpfOps, Some(hooks)) = (self.backend, &mut self.hooks) {
-            hooks.protect(live.id, session.window.left(now) + LATE, bytes)
-        } else {
-            live.protect(&files, bytes)
+            // They know all or nothing: what is tried to be taken back they would take all at once.
+            let all = if whole { bytes } else { 0 };
+            hooks.protect(live.id, session.window.left(now) + LATE, all)?;
         }
+        live.protect(&files, bytes)
     }
 
     /// Gives the low cgroups their parts, and, unless this is only a look, sees that they come down
@@ -572,7 +573,7 @@ impl Watch {
         if let Some(live) = &session.live {
             live.unprotect();
             if let Some(hooks) = &mut self.hooks {
-                let _ = hooks.protect(live.id, Duration::ZERO, 0);
+                let _ = hooks.unprotect(live.id);
             }
         }
         session.stats.active = false;
