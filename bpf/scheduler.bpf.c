@@ -56,12 +56,13 @@ char _license[] SEC("license") = "GPL";
 /* Slices get shorter when so many wait that a round of all would take longer than this. */
 #define ROUND 200000000ULL
 /* A turn costs no more than this on each CPU, however small the share: for so long a cgroup waits
- * at most for the next one. */
-#define LONGEST 800000000ULL
+ * at most for the next one. And the shortest one. */
+#define LONGEST 500000000ULL
+#define MIN_TURN 500000ULL
 /* Shorter ones would end with the next tick of the kernel, so they get a timer. */
 #define TICK 4000000ULL
-/* The least slice that this, or a nearly used up quota, leaves, and how often a held back cgroup is
- * looked at. */
+/* The least slice that a nearly used up quota leaves, and how often a held back cgroup is looked
+ * at. */
 #define MIN_SLICE 1000000ULL
 #define MIN_PAUSE 100000ULL
 #define MAX_PAUSE 50000000ULL
@@ -846,7 +847,7 @@ static int look_at_limit(void *map, u64 *key, struct sched_cgroup *cg)
 static __noinline void look_up_share_now(struct sched_cgroup *cg, u64 now)
 {
 	u64 slice = cfg.slice_ns, inverse;
-	u64 least = slice < MIN_SLICE ? slice : MIN_SLICE;
+	u64 least = slice < MIN_TURN ? slice : MIN_TURN;
 	s64 waiting;
 
 	inverse = inverse_share(cg->id, now);
