@@ -253,8 +253,7 @@ fn refaults(place: &Place) -> Result<u64> {
     Ok(line.context("no refaults in memory.stat")?.parse()?)
 }
 
-/// High's speed while low is stopped. Measured right after the other, for the host's other work
-/// changes from minute to minute.
+/// High's speed alone: low is stopped meanwhile.
 fn alone(place: &Place, high: &Worker, low: &Worker, time: Duration) -> Result<f64> {
     low.stop()?;
     // First it gets back what it was robbed of, and low ends what it has begun in the kernel.
@@ -269,52 +268,120 @@ fn alone(place: &Place, high: &Worker, low: &Worker, time: Duration) -> Result<f
     }
     let rate = Rate::begin(high)?;
     std::thread::sleep(time);
-    rate.end(high)
+    let alone = rate.end(high)?;
+    low.go_on()?;
+    Ok(alone)
+}
+
+/// What one policy did once.
+struct Contention {
+    /// MB/s of each: high beside low and alone, and low.
+    beside: f64,
+    alone: f64,
+    low: f64,
+    /// High's CPU, and what it missed.
+    cpu: f64,
+    refaults: u64,
+    /// The first touch of all.
+    high_first: Progress,
+    low_first: Progress,
+    killed: u64,
+    detail: String,
+}
+
+impl Contention {
+    /// By turns for 3 s beside low and 1 s alone, for the speed of the host changes all the time. That is
+    /// too short for the policies to take notice of.
+    fn measure(policy: Policy, seconds: u64) -> Result<Self> {
+        let slice = Duration::from_secs(3);
+        let turns = (seconds / 4).max(1);
+        let place = Place::new(1, 1, None)?;
+        let force = place.force(policy, HIGH * 6 / 5)?;
+        // Whoever is there first and uses what it has all the time keeps it: that has to be low.
+        let mut low = Worker::start(&place.low[0], &format!("loop:{LOW}"))?;
+        low.go();
+        let low_first = touched(&low, Duration::from_secs(60))?;
+        std::thread::sleep(slice);
+        // It works on what it has: a bare touch of each page would measure the emulated TLB.
+        let mut high = Worker::start(&place.high[0], &format!("use:{HIGH}"))?;
+        high.go();
+        let high_first = touched(&high, Duration::from_secs(60))?;
+        let used = || Ok::<_, anyhow::Error>(place.high[0].cpu_stat()?.usage_usec as f64 / 1e6);
+        let mut sums = [0.0; 4];
+        let mut missed = 0;
+        for _ in 0..turns {
+            let (before, cpu) = (refaults(&place)?, used()?);
+            let (h, l) = (Rate::begin(&high)?, Rate::begin(&low)?);
+            std::thread::sleep(slice);
+            let cpu = (used()? - cpu) / slice.as_secs_f64();
+            let (h, l) = (h.end(&high)?, l.end(&low)?);
+            missed += refaults(&place)? - before;
+            let alone = alone(&place, &high, &low, slice / 3)?;
+            sums.iter_mut().zip([h, alone, l, cpu]).for_each(|(sum, one)| *sum += one);
+        }
+        let [beside, alone, low, cpu] = sums.map(|sum| sum / turns as f64);
+        Ok(Self {
+            beside,
+            alone,
+            low,
+            cpu,
+            refaults: missed,
+            high_first,
+            low_first,
+            killed: Place::oom_kills(&place.high)? + Place::oom_kills(&place.low)?,
+            detail: force.detail(),
+        })
+    }
+
+    fn kept(&self) -> f64 {
+        self.beside / self.alone * 100.0
+    }
 }
 
 fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
-    let time = Duration::from_secs(seconds);
+    const ROUNDS: usize = 3;
+    println!("\n{ROUNDS} times by turns, and at the end the one in the middle");
     println!(
-        "\n{:<24} {:>10} {:>8} {:>9} {:>8} {:>5} {:>9} | {:>8} {:>8} {:>6}",
+        "\n{:<24} {:>10} {:>9} {:>8} {:>5} {:>8} {:>8} | {:>8} {:>8} {:>6}",
         "policy",
         "alone MB/s",
-        "1st pass",
         "high MB/s",
         "of alone",
         "CPU",
         "refaults",
         "1st pass",
         "low MB/s",
+        "1st pass",
         "killed"
     );
-    for policy in policies {
-        let place = Place::new(1, 1, None)?;
-        let force = place.force(*policy, HIGH * 6 / 5)?;
-        // Whoever is there first and uses what it has all the time keeps it: that has to be low.
-        let mut low = Worker::start(&place.low[0], &format!("loop:{LOW}"))?;
-        low.go();
-        let low_first = touched(&low, Duration::from_secs(60))?;
-        std::thread::sleep(time / 8);
-        // It works on what it has: a bare touch of each page would measure the emulated TLB.
-        let mut high = Worker::start(&place.high[0], &format!("use:{HIGH}"))?;
-        high.go();
-        let high_first = touched(&high, Duration::from_secs(60))?;
-        let cpu = || Ok::<_, anyhow::Error>(place.high[0].cpu_stat()?.usage_usec as f64 / 1e6);
-        let (missed, used) = (refaults(&place)?, cpu()?);
-        let (h, l) = (Rate::begin(&high)?, Rate::begin(&low)?);
-        std::thread::sleep(time);
-        let (h, l) = (h.end(&high)?, l.end(&low)?);
-        let (missed, used) = (refaults(&place)? - missed, (cpu()? - used) / time.as_secs_f64());
-        let killed = Place::oom_kills(&place.high)? + Place::oom_kills(&place.low)?;
-        let detail = force.detail();
-        let alone = alone(&place, &high, &low, time / 2)?;
+    let tell = |policy: &Policy, c: &Contention| {
         println!(
-            "{:<24} {alone:>10.0} {:>8} {h:>9.0} {:>7.0}% {used:>5.2} {missed:>9} | {:>8} {l:>8.0} {killed:>6}  {detail}",
+            "{:<24} {:>10.0} {:>9.0} {:>7.0}% {:>5.2} {:>8} {:>8} | {:>8.0} {:>8} {:>6}  {}",
             policy.name(),
-            first_pass(&high_first),
-            h / alone * 100.0,
-            first_pass(&low_first),
+            c.alone,
+            c.beside,
+            c.kept(),
+            c.cpu,
+            c.refaults,
+            first_pass(&c.high_first),
+            c.low,
+            first_pass(&c.low_first),
+            c.killed,
+            c.detail,
         );
+    };
+    let mut all: Vec<Vec<Contention>> = policies.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (policy, all) in policies.iter().zip(&mut all) {
+            let one = Contention::measure(*policy, seconds)?;
+            tell(policy, &one);
+            all.push(one);
+        }
+    }
+    println!();
+    for (policy, all) in policies.iter().zip(&mut all) {
+        all.sort_by(|a, b| a.kept().total_cmp(&b.kept()));
+        tell(policy, &all[ROUNDS / 2]);
     }
     Ok(())
 }
@@ -420,7 +487,7 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
         let began = Instant::now();
         let stalls = |c: &Cgroup| Ok::<_, anyhow::Error>(c.memory_pressure()?.some.total_usec);
         workers.iter_mut().for_each(Worker::go);
-        let deadline = began + Duration::from_secs(seconds * 4);
+        let deadline = began + Duration::from_secs(seconds * 8);
         let (mut worst, mut high_done) = (0.0_f64, 0);
         let (high, low) = workers.split_at_mut(HIGH);
         for (worker, cgroup) in high.iter_mut().zip(&place.high) {

@@ -63,9 +63,13 @@ impl Worker {
         drop(self.child.stdin.take());
     }
 
-    /// Stops it for good, without a change to its cgroup.
+    /// Stops it, without a change to its cgroup.
     pub fn stop(&self) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    pub fn go_on(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
     pub fn progress(&self) -> Result<Progress> {
