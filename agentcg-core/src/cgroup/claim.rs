@@ -51,7 +51,7 @@ impl Claim {
         // Ours is what is there until the write, and what it writes.
         let saved = [&*before, &*now, &*value].join("\n");
         set_attribute(&self.cgroup, &format!("{SAVED}{file}"), saved.as_bytes())?;
-        self.cgroup.write(file, &value)
+        self.cgroup.write_at_once(file, &value)
     }
 
     /// What the file held before we changed it, or holds when we have not.

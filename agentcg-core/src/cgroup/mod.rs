@@ -244,7 +244,17 @@ impl Cgroup {
     /// # Errors
     /// As [`read`](Self::read); `InvalidInput` where the kernel refuses the value.
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
-        let fd = self.open_file(file, OFlags::WRONLY)?;
+        self.write_as(file, value, OFlags::empty())
+    }
+
+    /// The same, without the reclaim that lowering `memory.high` is for: it is left to those who
+    /// allocate next (kernel 6.16; older ones reclaim here).
+    pub(crate) fn write_at_once(&self, file: &str, value: &str) -> Result<()> {
+        self.write_as(file, value, OFlags::NONBLOCK)
+    }
+
+    fn write_as(&self, file: &str, value: &str, flags: OFlags) -> Result<()> {
+        let fd = self.open_file(file, OFlags::WRONLY | flags)?;
         match rustix::io::write(&fd, value.as_bytes()) {
             Ok(_) => Ok(()),
             Err(e) => Err(self.file_error(format!("write {value:?} to"), file, e)),
