@@ -59,6 +59,12 @@ impl StuckWatch {
         self.high = look.high;
     }
 
+    /// Is a change of the file of interest? Not while it is watched: the kernel tells of the throttling
+    /// up to 100 times a second.
+    pub(super) fn listens(&self) -> bool {
+        self.since.is_none()
+    }
+
     pub(super) fn next_look(&self, after: Duration) -> Option<Instant> {
         self.since.map(|look| look.at + after)
     }
