@@ -4,16 +4,21 @@ use std::time::{Duration, Instant};
 
 /// The longest window, as a multiple of the configured one.
 const LONGEST: u32 = 32;
-/// A session that used less of one CPU than this, and did not hurt, is idle.
+/// A session that used less of one CPU than this, and did not hurt, for so long, is idle. Shorter
+/// pauses are part of its work: what it has would be gone when it goes on.
 const IDLE: f64 = 0.01;
-/// How often at least a protected session is looked at.
+const IDLE_FOR: Duration = Duration::from_secs(4);
+/// When a protected session is looked at first; then at least every [`PSI_PERIOD`].
 const LOOK: Duration = Duration::from_secs(1);
 /// Signs within this time are one stall.
 const STALL: Duration = Duration::from_millis(200);
 /// The kernel brings the times of PSI up to date this often.
 const PSI_PERIOD: Duration = Duration::from_secs(2);
-/// The machine is short of memory when somebody waits for it for more of the time than this.
+/// The machine is short of memory when somebody waits for it for more of the time than this, or
+/// kswapd reclaims more than this, bytes a second: others wait for nothing then, and still take what
+/// they need.
 const PRESSED: f64 = 0.001;
+const RECLAIMED: f64 = 1e6;
 /// The first and the largest part of the protection that is taken back at once: a 256th, a 16th.
 const STEPS: (u32, u32) = (8, 4);
 
@@ -44,7 +49,7 @@ pub(super) enum Verdict {
 /// The time during which one high session is protected.
 ///
 /// It ends the configured time after the last stall when nobody is short of memory any more, and at
-/// once when the session is idle. While others press, ending it would cost the session all that it
+/// once when the session has been idle for a while. While others press, ending it would cost the session all that it
 /// has and a stall to get it back. So a part of the protection is taken back each time, more and more
 /// while the session does not miss it. When it does, it gets all back, and has twice as long until
 /// the next try, up to [`LONGEST`] times.
@@ -64,18 +69,22 @@ struct Open {
     counted: Instant,
     /// At the last stall, or at a look since.
     seen: Seen,
-    looked: Instant,
+    /// When it was not idle.
+    busy: Seen,
+    /// The next look, at the latest.
+    look: Instant,
     /// What is taken back next; `None` while the session has all.
     step: Option<u32>,
 }
 
-/// What there was at a moment: the CPU time that the session has used, and the time that anybody on
-/// the machine has waited for memory.
+/// What there was at a moment: the CPU time that the session has used, the time that anybody on the
+/// machine has waited for memory, and the bytes that kswapd has reclaimed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub at: Instant,
     pub cpu: Option<Duration>,
     pub stalled: Duration,
+    pub reclaimed: u64,
 }
 
 impl Window {
@@ -101,8 +110,8 @@ impl Window {
                 self.length = longer;
             }
             open.until = open.until.max(now + self.length);
-            open.seen = seen;
-            open.looked = now;
+            (open.seen, open.busy) = (seen, seen);
+            open.look = now + LOOK;
             if missed {
                 open.counted = now;
                 return Hurt::Missed;
@@ -116,29 +125,34 @@ impl Window {
         let soon = self.ended.is_some_and(|at| now.saturating_duration_since(at) < self.length);
         self.length = if soon { longer } else { self.base };
         let until = now + self.length;
-        self.open = Some(Open { since: now, until, counted: now, seen, looked: now, step: None });
+        let look = now + LOOK;
+        self.open =
+            Some(Open { since: now, until, counted: now, seen, busy: seen, look, step: None });
         Hurt::Opened
     }
 
     /// When it has to be looked at next.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.open.as_ref().map(|open| open.until.min(open.looked + LOOK))
+        self.open.as_ref().map(|open| open.until.min(open.look))
     }
 
     pub(super) fn look(&mut self, seen: Seen) -> Verdict {
         let Some(open) = &mut self.open else { return Verdict::Stays };
-        open.looked = seen.at;
+        open.look = seen.at + PSI_PERIOD;
+        let idle = seen.at.saturating_duration_since(open.busy.at);
+        match (seen.cpu, open.busy.cpu) {
+            (Some(cpu), Some(before)) if cpu.saturating_sub(before) < idle.mul_f64(IDLE) => {
+                if idle >= IDLE_FOR {
+                    // What comes next is a new beginning.
+                    self.length = self.base;
+                    return Verdict::Over;
+                }
+            }
+            _ => open.busy = seen,
+        }
         let before = open.seen;
         let elapsed = seen.at.saturating_duration_since(before.at);
         let part_of_it = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
-        if let (Some(cpu), Some(before)) = (seen.cpu, before.cpu)
-            && elapsed >= LOOK
-            && part_of_it(cpu.saturating_sub(before)) < IDLE
-        {
-            // What comes next is a new beginning.
-            self.length = self.base;
-            return Verdict::Over;
-        }
         // Less time than this tells nothing of others.
         if elapsed < PSI_PERIOD {
             open.until = open.until.max(before.at + PSI_PERIOD);
@@ -148,10 +162,13 @@ impl Window {
         if seen.at < open.until {
             return Verdict::Stays;
         }
-        if part_of_it(seen.stalled.saturating_sub(before.stalled)) < PRESSED {
+        let reclaimed = seen.reclaimed.saturating_sub(before.reclaimed) as f64;
+        if part_of_it(seen.stalled.saturating_sub(before.stalled)) < PRESSED
+            && reclaimed / elapsed.as_secs_f64() < RECLAIMED
+        {
             return Verdict::Over;
         }
-        open.until = seen.at + self.length;
+        open.until = seen.at + self.length.max(PSI_PERIOD);
         let step = open.step.map_or(STEPS.0, |step| (step - 1).max(STEPS.1));
         open.step = Some(step);
         Verdict::Less(step)
@@ -200,7 +217,7 @@ mod tests {
 
     /// The CPU time used and the time stalled until then.
     fn seen(at: Instant, cpu: f64, stalled: f64) -> Seen {
-        Seen { at, cpu: Some(s(cpu)), stalled: s(stalled) }
+        Seen { at, cpu: Some(s(cpu)), stalled: s(stalled), reclaimed: 0 }
     }
 
     fn at(at: Instant) -> Seen {
@@ -217,12 +234,11 @@ mod tests {
         // Pain without a pause counts again and again.
         assert_eq!(w.hurt(at(t + s(0.25))), Hurt::Again);
         assert_eq!(w.hurt(seen(t + s(0.6), 0.6, 0.5)), Hurt::Again);
-        for now in [1.6, 2.6] {
-            assert_eq!(w.next_look(), Some(t + s(now)));
-            assert_eq!(w.look(seen(t + s(now), now, 0.5)), Verdict::Stays);
-        }
+        assert_eq!(w.next_look(), Some(t + s(1.6)));
+        assert_eq!(w.look(seen(t + s(1.6), 1.6, 0.5)), Verdict::Stays);
         assert_eq!(w.next_look(), Some(t + s(3.6)));
         // Not before two seconds have gone by since the last look at the others.
+        assert_eq!(w.look(seen(t + s(2.6), 2.6, 0.5)), Verdict::Stays);
         assert_eq!(w.look(seen(t + s(3.6), 3.6, 0.5)), Verdict::Stays);
         assert_eq!(w.look(seen(t + s(4.6), 4.6, 0.5)), Verdict::Over);
         assert_eq!(w.close(t + s(4.6)), s(4.6));
@@ -255,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn what_kswapd_reclaims_presses_too() {
+        let t = Instant::now();
+        let mut w = Window::new(s(2.0));
+        w.hurt(at(t));
+        let after = |now: f64, reclaimed| Seen { reclaimed, ..seen(t + s(now), now, 0.0) };
+        assert_eq!(w.look(after(2.0, 3_000_000)), Verdict::Less(8));
+        assert_eq!(w.look(after(4.0, 4_000_000)), Verdict::Over);
+    }
+
+    #[test]
     fn pain_right_after_the_end_doubles_the_window() {
         let t = Instant::now();
         let mut w = Window::new(BASE);
@@ -282,8 +308,10 @@ mod tests {
         // Busy, then idle, whoever presses.
         assert_eq!(w.next_look(), Some(t + s(1.0)));
         assert_eq!(w.look(seen(t + s(1.0), 5.9, 1.0)), Verdict::Stays);
-        assert_eq!(w.look(seen(t + s(2.0), 5.9, 2.0)), Verdict::Stays);
-        assert_eq!(w.look(seen(t + s(3.0), 5.901, 3.0)), Verdict::Over);
+        for now in [3.0, 4.9] {
+            assert_eq!(w.look(seen(t + s(now), 5.9, now)), Verdict::Stays);
+        }
+        assert_eq!(w.look(seen(t + s(5.0), 5.901, 5.0)), Verdict::Over);
     }
 
     #[test]

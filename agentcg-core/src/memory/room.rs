@@ -1,5 +1,5 @@
-//! How much memory can still be had, by a cgroup below its ancestors' limits and on the machine, and
-//! how long somebody waits for it.
+//! How much memory can still be had, by a cgroup below its ancestors' limits and on the machine; how
+//! long somebody waits for it, and what is reclaimed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,6 +45,13 @@ fn machine(meminfo: &str) -> Option<Room> {
 pub(super) fn stalled() -> Duration {
     let text = std::fs::read_to_string("/proc/pressure/memory").unwrap_or_default();
     Pressure::parse(&text).map_or(Duration::ZERO, |p| Duration::from_micros(p.some.total_usec))
+}
+
+/// The bytes that kswapd has reclaimed so far. What a limit reclaims is not in it: there somebody waits.
+pub(super) fn reclaimed() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let pages = text.lines().find_map(|l| l.strip_prefix("pgsteal_kswapd ")?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
 #[cfg(test)]

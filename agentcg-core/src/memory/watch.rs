@@ -28,7 +28,7 @@ use rustix::io::Errno;
 use super::hooks::Hooks;
 use super::policy::{Hurt, Seen, Verdict, part};
 use super::reclaim::Reclaimer;
-use super::room::{Room, stalled};
+use super::room::{Room, reclaimed, stalled};
 use super::session::{Live, Session, gone};
 use super::stats::MemoryStats;
 use super::{MemcgConfig, MemoryBackend, MemoryRole, ProtectionWindow, StuckAction, stuck};
@@ -36,7 +36,10 @@ use crate::scheduler::CurrentBrake;
 use crate::{Error, ErrorKind, Result};
 
 /// A low cgroup is never held below this: it must go on, and what it has is not what hurts.
-const FLOOR: u64 = 32 << 20;
+const FLOOR: u64 = 16 << 20;
+/// What a high one that has all may grow by at least before the next stall tells of it, and stay
+/// protected; of large ones a quarter.
+const GROWTH: u64 = 32 << 20;
 /// What shall stay free beside what the high ones lack, so that they need not reclaim themselves: a
 /// sixteenth of all there is, within these bounds.
 const RESERVE: (u64, u64) = (16 << 20, 256 << 20);
@@ -145,8 +148,10 @@ impl Watch {
             vec![PollFd::new(wake, PollFlags::IN), PollFd::new(&self.returns, PollFlags::IN)];
         let mut of = Vec::new();
         for (i, live) in &live {
-            fds.push(PollFd::new(&live.stuck, PollFlags::PRI));
-            of.push((*i, false));
+            if live.stuck.listens() {
+                fds.push(PollFd::new(&live.stuck, PollFlags::PRI));
+                of.push((*i, false));
+            }
             if let Some(trigger) = &live.trigger {
                 fds.push(PollFd::new(trigger, PollFlags::PRI));
                 of.push((*i, true));
@@ -220,16 +225,15 @@ impl Watch {
         let mut relax = false;
         for i in 0..self.sessions.len() {
             if self.sessions[i].window.next_look().is_some_and(|at| at <= now) {
-                let stalled = self.stalled();
+                let seen = self.seen(i, now);
                 let session = &mut self.sessions[i];
-                let cpu = session.live.as_ref().and_then(Live::cpu);
                 // A look is not before a second without a stall.
                 session.in_a_row = 0;
                 // What it has given back by itself it lacks no more.
                 if let Some(Ok(needs)) = session.live.as_ref().map(Live::working_set) {
                     session.target = session.target.min(needs);
                 }
-                let verdict = session.window.look(Seen { at: now, cpu, stalled });
+                let verdict = session.window.look(seen);
                 match verdict {
                     Verdict::Stays => relax = true,
                     Verdict::Less(step) => {
@@ -369,6 +373,11 @@ impl Watch {
 
     // ---- pain
 
+    fn seen(&self, i: usize, at: Instant) -> Seen {
+        let cpu = self.sessions[i].live.as_ref().and_then(Live::cpu);
+        Seen { at, cpu, stalled: self.stalled(), reclaimed: reclaimed() }
+    }
+
     /// The time so far that tasks have waited for memory, or were made to.
     fn stalled(&self) -> Duration {
         let low = self.sessions.iter().filter(|s| s.role == MemoryRole::Low);
@@ -389,7 +398,7 @@ impl Watch {
     }
 
     fn hurt(&mut self, i: usize, now: Instant) {
-        let stalled = self.stalled();
+        let seen = self.seen(i, now);
         let session = &mut self.sessions[i];
         let Some(live) = &mut session.live else { return };
         let id = live.id;
@@ -403,7 +412,7 @@ impl Watch {
             }
             return;
         }
-        let hurt = session.window.hurt(Seen { at: now, cpu: live.cpu(), stalled });
+        let hurt = session.window.hurt(seen);
         match hurt {
             Hurt::Same => return,
             Hurt::Opened => {
@@ -451,8 +460,8 @@ impl Watch {
         let session = &self.sessions[i];
         let Some(live) = &session.live else { return Ok(()) };
         let whole = session.window.is_whole();
-        // It may grow a lot before the next stall tells of it.
-        let bytes = if whole { session.target + session.target / 4 } else { session.target };
+        let room = if whole { (session.target / 4).max(GROWTH) } else { 0 };
+        let bytes = session.target + room;
         if let (MemoryBackend::MemcgBpfOps, Some(hooks)) = (self.backend, &mut self.hooks) {
             // They know all or nothing: what is tried to be taken back they would take all at once.
             let all = if whole { bytes } else { 0 };
