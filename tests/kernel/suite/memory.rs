@@ -419,9 +419,9 @@ fn hooks() -> Result<()> {
         Ok(high.active && high.answered > 0)
     })?;
     eventually("the hooks delay", || Ok(of(&protection, tight.low.path())?.delay_ms > 0))?;
-    // They do without the files.
+    // The files hold what the hooks do not, while a part of it is taken back.
     let now = tight.values()?;
-    ensure!((now.low, now.parent) == (before.low, before.parent));
+    ensure!(now.low.value() > Some(0) && now.parent.value() > Some(0), "{now:?}");
     tight.workers.clear();
     eventually("the window ends", || Ok(!protection.stats().active))?;
     ensure!(tight.values()? == before);
