@@ -226,6 +226,7 @@ impl Rate {
     }
 
     fn end(&self, worker: &Worker) -> Result<f64> {
+        worker.ensure_runs()?;
         let bytes = worker.progress()?.bytes.saturating_sub(self.1);
         Ok(bytes as f64 / MB as f64 / self.0.elapsed().as_secs_f64())
     }
@@ -246,26 +247,32 @@ fn touched(worker: &Worker, timeout: Duration) -> Result<Progress> {
 const HIGH: u64 = 250 * MB;
 const LOW: u64 = 350 * MB;
 
-/// What was taken from the high session and missed: `workingset_refault_anon` of its `memory.stat`.
-fn refaults(place: &Place) -> Result<u64> {
-    let text = place.high[0].read("memory.stat")?;
+/// What was taken from a session and missed: `workingset_refault_anon` of its `memory.stat`.
+fn refaults(cgroup: &Cgroup) -> Result<u64> {
+    let text = cgroup.read("memory.stat")?;
     let line = text.lines().find_map(|l| l.strip_prefix("workingset_refault_anon "));
     Ok(line.context("no refaults in memory.stat")?.parse()?)
+}
+
+/// Waits until a session misses nothing more, for 30 s at most.
+fn settle(cgroup: &Cgroup) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut missed = None;
+    while Instant::now() < deadline {
+        let now = refaults(cgroup)?;
+        if missed.replace(now) == Some(now) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// High's speed alone: low is stopped meanwhile.
 fn alone(place: &Place, high: &Worker, low: &Worker, time: Duration) -> Result<f64> {
     low.stop()?;
     // First it gets back what it was robbed of, and low ends what it has begun in the kernel.
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let mut missed = None;
-    while Instant::now() < deadline {
-        let now = refaults(place)?;
-        if missed.replace(now) == Some(now) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    settle(&place.high[0])?;
     let rate = Rate::begin(high)?;
     std::thread::sleep(time);
     let alone = rate.end(high)?;
@@ -310,12 +317,12 @@ impl Contention {
         let mut sums = [0.0; 4];
         let mut missed = 0;
         for _ in 0..turns {
-            let (before, cpu) = (refaults(&place)?, used()?);
+            let (before, cpu) = (refaults(&place.high[0])?, used()?);
             let (h, l) = (Rate::begin(&high)?, Rate::begin(&low)?);
             std::thread::sleep(slice);
             let cpu = (used()? - cpu) / slice.as_secs_f64();
             let (h, l) = (h.end(&high)?, l.end(&low)?);
-            missed += refaults(&place)? - before;
+            missed += refaults(&place.high[0])? - before;
             let alone = alone(&place, &high, &low, slice / 3)?;
             sums.iter_mut().zip([h, alone, l, cpu]).for_each(|(sum, one)| *sum += one);
         }
@@ -394,24 +401,40 @@ fn first_pass(progress: &Progress) -> String {
 }
 
 fn idle(policies: &[Policy], seconds: u64) -> Result<()> {
-    let time = Duration::from_secs(seconds);
-    println!("\n{:<24} {:>10} {:>8}", "policy", "low MB/s", "of none");
+    const ROUNDS: usize = 5;
+    let time = Duration::from_secs(seconds) / 4;
+    println!("\n{ROUNDS} times by turns: the one in the middle, and all");
+    println!("{:<24} {:>10} {:>8} {:>8}", "policy", "low MB/s", "of none", "1st pass");
+    let mut all: Vec<Vec<(f64, f64, String)>> = policies.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (policy, all) in policies.iter().zip(&mut all) {
+            let place = Place::new(1, 1, None)?;
+            let mut high = Worker::start(&place.high[0], &format!("hold:{HIGH}"))?;
+            let mut low = Worker::start(&place.low[0], &format!("use:{LOW}"))?;
+            let force = place.force(*policy, HIGH * 6 / 5)?;
+            high.go();
+            touched(&high, Duration::from_secs(60))?;
+            low.go();
+            let first = touched(&low, Duration::from_secs(60))?.touched_us as f64 / 1e6;
+            // High is pushed out, unless somebody hinders that.
+            settle(&place.low[0])?;
+            let rate = Rate::begin(&low)?;
+            std::thread::sleep(time);
+            all.push((rate.end(&low)?, first, force.detail()));
+        }
+    }
     let mut without = None;
-    for policy in policies {
-        let place = Place::new(1, 1, None)?;
-        let mut high = Worker::start(&place.high[0], &format!("hold:{HIGH}"))?;
-        let mut low = Worker::start(&place.low[0], &format!("loop:{LOW}"))?;
-        let force = place.force(*policy, HIGH * 6 / 5)?;
-        high.go();
-        touched(&high, time)?;
-        low.go();
-        // The start, in which high is pushed out, is part of it.
-        let rate = Rate::begin(&low)?;
-        std::thread::sleep(time);
-        let rate = rate.end(&low)?;
-        let of = *without.get_or_insert(rate);
-        let ratio = rate / of * 100.0;
-        println!("{:<24} {rate:>10.0} {ratio:>7.0}%  {}", policy.name(), force.detail());
+    for (policy, all) in policies.iter().zip(&mut all) {
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (rate, first, detail) = &all[ROUNDS / 2];
+        let of = *without.get_or_insert(*rate);
+        let rates: Vec<String> = all.iter().map(|one| format!("{:.0}", one.0)).collect();
+        println!(
+            "{:<24} {rate:>10.0} {:>7.0}% {first:>6.1} s  {}  {detail}",
+            policy.name(),
+            rate / of * 100.0,
+            rates.join(" ")
+        );
     }
     Ok(())
 }
@@ -456,7 +479,7 @@ fn traces(policies: &[Policy], seconds: u64, directory: Option<&Path>) -> Result
             "{name:<24} {:>13} {:>14.2} {:>8} {:>10} {:>10} {killed:>8}  {}",
             done[0].p95_us,
             done[0].waited_us as f64 / 1e6,
-            refaults(&place)?,
+            refaults(&place.high[0])?,
             time(&done[0]),
             last.map(time).unwrap_or_default(),
             force.detail()

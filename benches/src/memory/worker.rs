@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentcg_core::Cgroup;
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 const PAGE: usize = 4096;
 /// What an allocation is measured by: the kernel's charge batch.
@@ -70,6 +70,14 @@ impl Worker {
 
     pub fn go_on(&self) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
+    }
+
+    /// An error when it has ended: what it did not do then says nothing.
+    pub fn ensure_runs(&self) -> Result<()> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = waitid(WaitId::Pid(Pid::from_child(&self.child)), options)?;
+        anyhow::ensure!(ended.is_none(), "a worker has ended: {ended:?}");
+        Ok(())
     }
 
     pub fn progress(&self) -> Result<Progress> {
