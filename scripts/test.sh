@@ -9,6 +9,8 @@
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+# Commands under test read what they inherit; at a terminal they would wait for somebody to type.
+exec </dev/null
 cache=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}
 venv=$cache/venv/bin
 reports=target/kernel-tests
