@@ -33,7 +33,7 @@ VIRTUAL_ENV=${python%/bin} "$python/maturin" develop --quiet --release
 # Memory protection needs a small guest; the lab's own kernel has all policies. Swap is in memory, so that the emulator
 # has no part in it; but in the case `idle`, where nobody swaps in the end, the kernel kills for want of memory with a
 # swap that is so fast, also without any policy. The traces are those of TRACES=DIR.
-memory() { tests/vm/lab.py run --kernel memcg --parallel --timeout 900 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
+memory() { tests/vm/lab.py run --kernel memcg --parallel --timeout 1800 "${@:2}" -- "$bench" memory "$1" ${TRACES:+--traces "$TRACES"}; }
 memory contention --mem 512M --swap ram:1G
 memory idle --mem 512M --swap 1G
 [ -z "${TRACES:-}" ] || memory traces --mem 2G --swap ram:1G

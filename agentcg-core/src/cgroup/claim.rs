@@ -75,10 +75,7 @@ impl Claim {
 
     /// Puts one file back, if it is changed.
     pub(crate) fn restore_one(&self, file: &str) -> Result<()> {
-        if self.is_changed(file)? {
-            restore_file(&self.cgroup, file, &format!("{SAVED}{file}"))?;
-        }
-        Ok(())
+        restore_file(&self.cgroup, file, &format!("{SAVED}{file}"))
     }
 
     /// Puts every changed file back; those that fail are tried again at drop and by the next start.
@@ -184,10 +181,13 @@ struct Saved {
 
 impl Saved {
     fn of(cgroup: &Cgroup, attribute: &str) -> Result<Option<Self>> {
-        if !has_attribute(cgroup, attribute)? {
-            return Ok(None);
-        }
-        let value = attribute_value(cgroup, attribute)?;
+        let none = [Errno::NODATA, Errno::OPNOTSUPP, Errno::NODEV, Errno::NOENT];
+        let value = match attribute_value(cgroup, attribute) {
+            Err(e) if none.iter().any(|none| e.errno() == Some(none.raw_os_error())) => {
+                return Ok(None);
+            }
+            value => value?,
+        };
         let value = String::from_utf8_lossy(&value);
         let mut lines = value.lines().map(str::to_owned);
         let before = lines.next().unwrap_or_default();

@@ -49,10 +49,10 @@ pub(super) enum Verdict {
 /// The time during which one high session is protected.
 ///
 /// It ends the configured time after the last stall when nobody is short of memory any more, and at
-/// once when the session has been idle for a while. While others press, ending it would cost the session all that it
-/// has and a stall to get it back. So a part of the protection is taken back each time, more and more
-/// while the session does not miss it. When it does, it gets all back, and has twice as long until
-/// the next try, up to [`LONGEST`] times.
+/// once when the session has been idle for a while. While others press, ending it would cost the
+/// session all that it has and a stall to get it back. So a part of the protection is taken back each
+/// time, more and more while the session does not miss it. When it does, it gets all back, and has
+/// twice as long until the next try, up to [`LONGEST`] times.
 #[derive(Debug)]
 pub(super) struct Window {
     base: Duration,

@@ -398,7 +398,6 @@ impl Watch {
     }
 
     fn hurt(&mut self, i: usize, now: Instant) {
-        let seen = self.seen(i, now);
         let session = &mut self.sessions[i];
         let Some(live) = &mut session.live else { return };
         let id = live.id;
@@ -412,6 +411,8 @@ impl Watch {
             }
             return;
         }
+        let seen = self.seen(i, now);
+        let session = &mut self.sessions[i];
         let hurt = session.window.hurt(seen);
         match hurt {
             Hurt::Same => return,

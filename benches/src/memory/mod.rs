@@ -217,6 +217,21 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// Measures all policies by turns, for the host's other work changes from minute to minute.
+fn by_turns<T>(
+    policies: &[Policy],
+    rounds: usize,
+    mut measure: impl FnMut(Policy) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let mut all: Vec<Vec<T>> = policies.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (policy, all) in policies.iter().zip(&mut all) {
+            all.push(measure(*policy)?);
+        }
+    }
+    Ok(all)
+}
+
 /// Bytes a second between two looks.
 struct Rate(Instant, u64);
 
@@ -361,7 +376,7 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
         "1st pass",
         "killed"
     );
-    let tell = |policy: &Policy, c: &Contention| {
+    let tell = |policy: Policy, c: &Contention| {
         println!(
             "{:<24} {:>10.0} {:>9.0} {:>7.0}% {:>5.2} {:>8} {:>8} | {:>8.0} {:>8} {:>6}  {}",
             policy.name(),
@@ -377,18 +392,15 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
             c.detail,
         );
     };
-    let mut all: Vec<Vec<Contention>> = policies.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (policy, all) in policies.iter().zip(&mut all) {
-            let one = Contention::measure(*policy, seconds)?;
-            tell(policy, &one);
-            all.push(one);
-        }
-    }
+    let mut all = by_turns(policies, ROUNDS, |policy| {
+        let one = Contention::measure(policy, seconds)?;
+        tell(policy, &one);
+        Ok(one)
+    })?;
     println!();
     for (policy, all) in policies.iter().zip(&mut all) {
         all.sort_by(|a, b| a.kept().total_cmp(&b.kept()));
-        tell(policy, &all[ROUNDS / 2]);
+        tell(*policy, &all[ROUNDS / 2]);
     }
     Ok(())
 }
@@ -405,24 +417,21 @@ fn idle(policies: &[Policy], seconds: u64) -> Result<()> {
     let time = Duration::from_secs(seconds) / 4;
     println!("\n{ROUNDS} times by turns: the one in the middle, and all");
     println!("{:<24} {:>10} {:>8} {:>8}", "policy", "low MB/s", "of none", "1st pass");
-    let mut all: Vec<Vec<(f64, f64, String)>> = policies.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (policy, all) in policies.iter().zip(&mut all) {
-            let place = Place::new(1, 1, None)?;
-            let mut high = Worker::start(&place.high[0], &format!("hold:{HIGH}"))?;
-            let mut low = Worker::start(&place.low[0], &format!("use:{LOW}"))?;
-            let force = place.force(*policy, HIGH * 6 / 5)?;
-            high.go();
-            touched(&high, Duration::from_secs(60))?;
-            low.go();
-            let first = touched(&low, Duration::from_secs(60))?.touched_us as f64 / 1e6;
-            // High is pushed out, unless somebody hinders that.
-            settle(&place.low[0])?;
-            let rate = Rate::begin(&low)?;
-            std::thread::sleep(time);
-            all.push((rate.end(&low)?, first, force.detail()));
-        }
-    }
+    let mut all = by_turns(policies, ROUNDS, |policy| {
+        let place = Place::new(1, 1, None)?;
+        let mut high = Worker::start(&place.high[0], &format!("hold:{HIGH}"))?;
+        let mut low = Worker::start(&place.low[0], &format!("use:{LOW}"))?;
+        let force = place.force(policy, HIGH * 6 / 5)?;
+        high.go();
+        touched(&high, Duration::from_secs(60))?;
+        low.go();
+        let first = first_pass(&touched(&low, Duration::from_secs(60))?);
+        // High is pushed out, unless somebody hinders that.
+        settle(&place.low[0])?;
+        let rate = Rate::begin(&low)?;
+        std::thread::sleep(time);
+        Ok((rate.end(&low)?, first, force.detail()))
+    })?;
     let mut without = None;
     for (policy, all) in policies.iter().zip(&mut all) {
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -430,7 +439,7 @@ fn idle(policies: &[Policy], seconds: u64) -> Result<()> {
         let of = *without.get_or_insert(*rate);
         let rates: Vec<String> = all.iter().map(|one| format!("{:.0}", one.0)).collect();
         println!(
-            "{:<24} {rate:>10.0} {:>7.0}% {first:>6.1} s  {}  {detail}",
+            "{:<24} {rate:>10.0} {:>7.0}% {first:>8}  {}  {detail}",
             policy.name(),
             rate / of * 100.0,
             rates.join(" ")
@@ -543,18 +552,15 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
 fn cost(policies: &[Policy]) -> Result<()> {
     const ROUNDS: usize = 9;
     println!("\nfirst touch of 400 MB, {ROUNDS} times by turns: median, and the middle half");
-    let mut times = vec![Vec::new(); policies.len()];
-    for _ in 0..ROUNDS {
-        for (policy, times) in policies.iter().zip(&mut times) {
-            let place = Place::new(1, 1, None)?;
-            // What is measured is a low one: its hook is the more expensive.
-            let mut worker = Worker::start(&place.low[0], &format!("touch:{}", 400 * MB))?;
-            let _force = place.force(*policy, HIGH)?;
-            worker.go();
-            anyhow::ensure!(worker.finish(Instant::now() + Duration::from_secs(120))?, "killed");
-            times.push(worker.progress()?.done_us as f64 / 1e3);
-        }
-    }
+    let mut times = by_turns(policies, ROUNDS, |policy| {
+        let place = Place::new(1, 1, None)?;
+        // What is measured is a low one: its hook is the more expensive.
+        let mut worker = Worker::start(&place.low[0], &format!("touch:{}", 400 * MB))?;
+        let _force = place.force(policy, HIGH)?;
+        worker.go();
+        anyhow::ensure!(worker.finish(Instant::now() + Duration::from_secs(120))?, "killed");
+        Ok(worker.progress()?.done_us as f64 / 1e3)
+    })?;
     let mut without = None;
     for (policy, times) in policies.iter().zip(&mut times) {
         times.sort_by(f64::total_cmp);
