@@ -7,16 +7,16 @@ benches/bindings/build.sh target/bench
 cargo build --release -p agentcg-bench -p agentcg-cli
 bench=$PWD/target/release/agentcg-bench
 python=${AGENTCG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agentcg}/venv/bin
-guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 900 "$@"; }
+guest() { tests/vm/lab.py run --kernel "${KERNEL:-7.3}" --timeout 3600 "$@"; }
 
 # A host thread for each CPU: with one for both, a busy host distorts the shares.
 flatcg=$("$python/python" benches/scx_flatcg.py)
 guest --parallel -- "$bench" scheduler --beside "$flatcg"
 # Delays of less than the host's own, and what the host's other work would decide.
-guest --virtual-time --smp 1 -- "$bench" scheduler --only wake-ups --beside "$flatcg"
+guest --virtual-time --smp 1 -- "$bench" scheduler --rounds 1 --only wake-ups --beside "$flatcg"
 for smp in 1 2; do
-  guest --virtual-time --smp "$smp" -- "$bench" scheduler --only "300 cgroups"
-  guest --virtual-time --smp "$smp" -- "$bench" scheduler --only messages
+  guest --virtual-time --smp "$smp" -- "$bench" scheduler --rounds 1 --only "300 cgroups"
+  guest --virtual-time --smp "$smp" -- "$bench" scheduler --rounds 1 --only messages
 done
 # bcc's tools need tracefs, which not every host has mounted; ratios are the guest's own.
 guest --parallel -- "$bench" events --runs 200

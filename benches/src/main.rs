@@ -38,6 +38,9 @@ enum What {
         /// Length of one measurement of shares
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// How often to measure the cases in which what else the host does shows
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+        rounds: u8,
         /// Only the cases with this in their names
         #[arg(long, default_value = "")]
         only: String,
@@ -112,7 +115,9 @@ fn main() -> anyhow::Result<()> {
         println!("kernel {} ({}), {cpus} CPUs", found.kernel, found.machine);
     }
     match what {
-        What::Scheduler { seconds, only, beside } => scheduler::run(seconds, &only, beside),
+        What::Scheduler { seconds, rounds, only, beside } => {
+            scheduler::run(seconds, rounds.into(), &only, beside)
+        }
         What::Events { runs } => events::run(runs),
         What::Calls { rounds, large_gib } => calls::run(rounds, large_gib),
         What::Bindings { directory, rounds, processes } => {

@@ -9,18 +9,20 @@ use anyhow::Result;
 use super::Case;
 use super::load::{Group, Job};
 
-pub(super) const CASE: Case =
-    Case { name: "churn of 60 s", bar: "no exit, no warning", run: churn };
+pub(super) const CASE: Case = Case {
+    name: "churn of 60 s",
+    bar: "no exit, no warning",
+    noisy: false,
+    run: churn,
+    text: |f| format!("{} changes, no warning", f[0]),
+};
 
-fn churn(place: &Cgroup, _: Duration) -> Result<String> {
+fn churn(place: &Cgroup, _: Duration) -> Result<Vec<f64>> {
     let mut burners = Group::new(place, "burners", 100, Job::Burn, 8)?;
     let mut forks = Group::new(place, "forks", 100, Job::Forks, 1)?;
     burners.go()?;
     forks.go()?;
     let (pids, time) = (burners.pids()?, Duration::from_secs(60));
     let changes = Churn { place, pids: &pids, home: &burners.cgroup, time };
-    Ok(match changes.run(|_| Ok(()), || Ok(())) {
-        Ok(steps) => format!("{steps} changes, no warning"),
-        Err(e) => format!("{e:#}"),
-    })
+    Ok(vec![changes.run(|_| Ok(()), || Ok(()))? as f64])
 }

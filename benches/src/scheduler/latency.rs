@@ -12,37 +12,51 @@ pub(super) const CASES: [Case; 7] = [
     Case {
         name: "wake-ups, high beside 16 burners in low",
         bar: "p99 <= 0.5 of EEVDF's",
+        noisy: true,
         run: |p, _| beside(p, Its::Session(Priority::High), Priority::Low, Job::Burn, 4, 4),
+        text: delays,
     },
     Case {
         name: "wake-ups, high beside fork storms in low",
         bar: "p99 <= 0.5 of EEVDF's",
+        noisy: true,
         run: |p, _| beside(p, Its::Session(Priority::High), Priority::Low, Job::Forks, 4, 1),
+        text: delays,
     },
     Case {
         name: "wake-ups, SCHED_FIFO beside the 16 burners",
         bar: "what the machine adds",
+        noisy: true,
         run: |p, _| beside(p, Its::Realtime, Priority::Low, Job::Burn, 4, 4),
+        text: delays,
     },
     Case {
         name: "wake-ups, SCHED_FIFO beside the fork storms",
         bar: "what the machine adds",
+        noisy: true,
         run: |p, _| beside(p, Its::Realtime, Priority::Low, Job::Forks, 4, 1),
+        text: delays,
     },
     Case {
         name: "wake-ups, normal beside 100 burners in normal",
         bar: "",
+        noisy: true,
         run: |p, _| beside(p, Its::Session(Priority::Normal), Priority::Normal, Job::Burn, 1, 100),
+        text: delays,
     },
     Case {
         name: "messages, pipe of two",
         bar: ">= 0.95 of EEVDF's",
+        noisy: true,
         run: |p, _| rate(p, Job::Pipe),
+        text: |f| format!("{:.0}/s", f[0]),
     },
     Case {
         name: "messages, 10 to 10",
         bar: ">= 0.95 of EEVDF's",
+        noisy: true,
         run: |p, _| rate(p, Job::Messages),
+        text: |f| format!("{:.0}/s", f[0]),
     },
 ];
 
@@ -62,7 +76,7 @@ fn beside(
     job: Job,
     groups: usize,
     each: usize,
-) -> Result<String> {
+) -> Result<Vec<f64>> {
     let mut others = Vec::new();
     for i in 0..groups {
         others.push(Group::new(place, &format!("other{i}"), theirs.cpu_weight(), job, each)?);
@@ -84,7 +98,11 @@ fn beside(
     load::kill(&others);
     delays.sort_unstable();
     let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize] as f64 / 1e6;
-    Ok(format!("p50 {:.2} p99 {:.2} ms", at(0.5), at(0.99)))
+    Ok(vec![at(0.5), at(0.99)])
+}
+
+fn delays(ms: &[f64]) -> String {
+    format!("p50 {:.2} p99 {:.2} ms", ms[0], ms[1])
 }
 
 fn realtime(pid: i32) -> Result<()> {
@@ -95,9 +113,9 @@ fn realtime(pid: i32) -> Result<()> {
     Ok(())
 }
 
-fn rate(place: &Cgroup, job: Job) -> Result<String> {
+fn rate(place: &Cgroup, job: Job) -> Result<Vec<f64>> {
     let mut group = Group::new(place, "messages", 100, job, 1)?;
     group.go()?;
     let sum: u64 = group.numbers()?.iter().sum();
-    Ok(format!("{:.0}/s", sum as f64 / load::LENGTH.as_secs_f64()))
+    Ok(vec![sum as f64 / load::LENGTH.as_secs_f64()])
 }

@@ -18,12 +18,37 @@ use anyhow::{Result, bail};
 use beside::Other;
 pub use load::job;
 
-/// Something measured under one scheduler; gives its figures as text.
+/// Something measured under one scheduler.
 struct Case {
     name: &'static str,
     /// What it should be.
     bar: &'static str,
-    run: fn(&Cgroup, Duration) -> Result<String>,
+    /// Whether what else the host does shows, so that it is measured several times, by turns.
+    noisy: bool,
+    run: fn(&Cgroup, Duration) -> Result<Vec<f64>>,
+    /// The figures of one run as text.
+    text: fn(&[f64]) -> String,
+}
+
+impl Case {
+    /// The median of each figure, and the least and the greatest of the last one.
+    fn summary(&self, runs: &[Vec<f64>]) -> String {
+        let sorted = |figure: usize| {
+            let mut all: Vec<f64> = runs.iter().map(|run| run[figure]).collect();
+            all.sort_by(f64::total_cmp);
+            all
+        };
+        let figures: Vec<Vec<f64>> = (0..runs[0].len()).map(sorted).collect();
+        let medians: Vec<f64> = figures.iter().map(|all| all[all.len() / 2]).collect();
+        let text = (self.text)(&medians);
+        match figures.last().map(Vec::as_slice) {
+            Some([least, .., greatest]) => {
+                let digits = if *greatest < 1000.0 { 2 } else { 0 };
+                format!("{text} ({least:.digits$} to {greatest:.digits$})")
+            }
+            _ => text,
+        }
+    }
 }
 
 /// Who schedules.
@@ -35,14 +60,14 @@ enum Who {
 }
 
 impl Who {
-    fn measure(&self, case: &Case, place: &Cgroup, time: Duration) -> Result<String> {
+    /// The figures; `None` when the kernel has thrown the other scheduler out meanwhile.
+    fn measure(&self, case: &Case, place: &Cgroup, time: Duration) -> Result<Option<Vec<f64>>> {
         match self {
-            Who::Eevdf => (case.run)(place, time),
+            Who::Eevdf => (case.run)(place, time).map(Some),
             Who::Other(program) => {
                 let other = Other::start(program)?;
                 let got = (case.run)(place, time);
-                // That it was thrown out is a result too.
-                Ok(if other.ended()? { "ejected".into() } else { got? })
+                if other.ended()? { Ok(None) } else { got.map(Some) }
             }
             Who::Agentcg => {
                 let scheduler = Scheduler::attach(&SchedulerConfig::default(), None)?;
@@ -50,7 +75,7 @@ impl Who {
                 if let Some(exit) = scheduler.exited() {
                     bail!("the kernel detached the scheduler: {exit}\n{}", exit.dump);
                 }
-                Ok(got)
+                Ok(Some(got))
             }
         }
     }
@@ -66,8 +91,9 @@ impl Who {
     }
 }
 
-/// Measures the cases with `only` in their names.
-pub fn run(seconds: u64, only: &str, beside: Option<PathBuf>) -> Result<()> {
+/// Measures the cases with `only` in their names; the noisy ones so many times.
+pub fn run(seconds: u64, rounds: usize, only: &str, beside: Option<PathBuf>) -> Result<()> {
+    let time = Duration::from_secs(seconds);
     let all: Vec<Who> = [Some(Who::Eevdf), beside.map(Who::Other), Some(Who::Agentcg)]
         .into_iter()
         .flatten()
@@ -76,8 +102,9 @@ pub fn run(seconds: u64, only: &str, beside: Option<PathBuf>) -> Result<()> {
     top.enable(&[Controller::Cpu])?;
     let place = top.create_child(&"agentcg-bench".parse()?)?;
     place.enable(&[Controller::Cpu])?;
-    print!("{:<46} {:<22}", "", "bar");
-    all.iter().for_each(|who| print!(" {:<26}", who.name()));
+    println!("Noisy cases {rounds} times by turns: medians, and the last figure's range");
+    print!("{:<44} {:<22}", "", "bar");
+    all.iter().for_each(|who| print!(" {:<39}", who.name()));
     println!();
     for case in shares::CASES
         .iter()
@@ -85,15 +112,27 @@ pub fn run(seconds: u64, only: &str, beside: Option<PathBuf>) -> Result<()> {
         .chain([&churn::CASE])
         .filter(|c| c.name.contains(only))
     {
-        print!("{:<46} {:<22}", case.name, case.bar);
-        for who in &all {
-            print!(" {:<26}", who.measure(case, &place, Duration::from_secs(seconds))?);
-            std::io::stdout().flush()?;
+        print!("{:<44} {:<22}", case.name, case.bar);
+        std::io::stdout().flush()?;
+        let mut got = vec![Some(Vec::new()); all.len()];
+        for _ in 0..if case.noisy { rounds } else { 1 } {
+            for (who, got) in all.iter().zip(&mut got) {
+                // Who was thrown out once gets no second chance.
+                if let Some(runs) = got {
+                    match who.measure(case, &place, time)? {
+                        Some(figures) => runs.push(figures),
+                        None => *got = None,
+                    }
+                }
+            }
+        }
+        for runs in got {
+            print!(" {:<39}", runs.map_or("ejected".to_owned(), |runs| case.summary(&runs)));
         }
         println!();
     }
     if "decision cost".contains(only) {
-        cost::run(&place, Duration::from_secs(seconds))?;
+        cost::run(&place, time)?;
     }
     if "cost of messages".contains(only) {
         cost::of_messages(&place)?;

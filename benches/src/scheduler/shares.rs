@@ -13,35 +13,65 @@ pub(super) const CASES: [Case; 9] = [
     Case {
         name: "weights 100:300, 1 burner each",
         bar: "1.00, 2 CPUs",
+        noisy: false,
         run: |p, t| pair(p, t, 1, 0),
+        text: ratio,
     },
     Case {
         name: "weights 100:300, 2 burners each",
         bar: "3.00 +- 0.06",
+        noisy: false,
         run: |p, t| pair(p, t, 2, 0),
+        text: ratio,
     },
     Case {
         name: "weights 100:300, 4 burners each",
         bar: "3.00 +- 0.06",
+        noisy: false,
         run: |p, t| pair(p, t, 4, 0),
+        text: ratio,
     },
     Case {
         name: "weights 100:300, 4 each, on one CPU",
         bar: "3.00 +- 0.06",
+        noisy: false,
         run: |p, t| pair(p, t, 4, 1),
+        text: ratio,
     },
     Case {
         name: "weights 100:300, 4 each, half on one CPU",
         bar: "3.00 +- 0.06",
+        noisy: false,
         run: |p, t| pair(p, t, 4, 2),
+        text: ratio,
     },
-    Case { name: "shares nested, 3 each", bar: "16.7 16.7 66.7 +- 1.5 %", run: nested },
-    Case { name: "shares of 300 cgroups", bar: "r >= 0.99, 0 starved", run: many },
-    Case { name: "cpu.max half a CPU", bar: "50 +- 1.5 %", run: half },
+    Case {
+        name: "shares nested, 3 each",
+        bar: "16.7 16.7 66.7 +- 1.5",
+        noisy: false,
+        run: nested,
+        text: |f| format!("{:.1} {:.1} {:.1} %", f[0], f[1], f[2]),
+    },
+    Case {
+        name: "shares of 300 cgroups",
+        bar: "r >= 0.99, gap < 1 s",
+        noisy: true,
+        run: many,
+        text: |f| format!("r {:.4}, longest gap {:.2} s", f[0], f[1]),
+    },
+    Case {
+        name: "cpu.max half a CPU",
+        bar: "50 +- 1.5 %",
+        noisy: false,
+        run: half,
+        text: |f| format!("{:.1} %, {:.1} % used", f[0], f[1]),
+    },
     Case {
         name: "cpu.max nested, 0.4 over 0.1 and free",
         bar: "10 30 +- 3 % of it",
+        noisy: false,
         run: nested_max,
+        text: |f| format!("{:.1} {:.1} %", f[0], f[1]),
     },
 ];
 
@@ -70,7 +100,7 @@ fn pin(groups: &[Group], one_in: usize) -> Result<()> {
     pids.iter().step_by(one_in).try_for_each(|pid| churn::pin(*pid, 0))
 }
 
-fn pair(place: &Cgroup, time: Duration, burners: usize, pin_one_in: usize) -> Result<String> {
+fn pair(place: &Cgroup, time: Duration, burners: usize, pin_one_in: usize) -> Result<Vec<f64>> {
     let mut groups = [
         Group::new(place, "light", 100, Job::Burn, burners)?,
         Group::new(place, "heavy", 300, Job::Burn, burners)?,
@@ -81,10 +111,14 @@ fn pair(place: &Cgroup, time: Duration, burners: usize, pin_one_in: usize) -> Re
     let (used, elapsed) = measure(&mut groups, time)?;
     let usable = if pin_one_in == 1 { 1.0 } else { cpus()? };
     let part = used.iter().sum::<f64>() / (elapsed * usable);
-    Ok(format!("{:.2}, {:.1} % used", used[1] / used[0], part * 100.0))
+    Ok(vec![used[1] / used[0], part * 100.0])
 }
 
-fn nested(place: &Cgroup, time: Duration) -> Result<String> {
+fn ratio(figures: &[f64]) -> String {
+    format!("{:.2}, {:.1} % used", figures[0], figures[1])
+}
+
+fn nested(place: &Cgroup, time: Duration) -> Result<Vec<f64>> {
     let a = place.create_child(&"a".parse()?)?;
     a.set_cpu_weight(100)?;
     a.enable(&[Controller::Cpu])?;
@@ -97,11 +131,10 @@ fn nested(place: &Cgroup, time: Duration) -> Result<String> {
     let sum = used.iter().sum::<f64>();
     drop(groups);
     a.remove()?;
-    let [b, c, d] = [0, 1, 2].map(|i| used[i] / sum * 100.0);
-    Ok(format!("{b:.1} {c:.1} {d:.1} %"))
+    Ok(used.iter().map(|us| us / sum * 100.0).collect())
 }
 
-fn many(place: &Cgroup, _: Duration) -> Result<String> {
+fn many(place: &Cgroup, _: Duration) -> Result<Vec<f64>> {
     // The same weights for both: a simple generator, 100 to 400.
     let mut seed = 1u32;
     let mut weight = || {
@@ -127,7 +160,7 @@ fn many(place: &Cgroup, _: Duration) -> Result<String> {
     }
     let got: Vec<f64> = last.iter().zip(first).map(|(a, b)| a - b).collect();
     let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
-    Ok(format!("r {:.4}, longest gap {:.2} s", correlation(&got, &weights), longest as f64 / 1e9))
+    Ok(vec![correlation(&got, &weights), longest as f64 / 1e9])
 }
 
 fn correlation(a: &[f64], b: &[f64]) -> f64 {
@@ -139,7 +172,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     product(a, ma, b, mb) / (product(a, ma, a, ma) * product(b, mb, b, mb)).sqrt()
 }
 
-fn half(place: &Cgroup, time: Duration) -> Result<String> {
+fn half(place: &Cgroup, time: Duration) -> Result<Vec<f64>> {
     let mut groups = [
         Group::new(place, "half", 1000, Job::Burn, 4)?,
         Group::new(place, "rest", 1, Job::Burn, 4)?,
@@ -147,10 +180,10 @@ fn half(place: &Cgroup, time: Duration) -> Result<String> {
     groups[0].cgroup.set_cpu_max(CpuMax::from_cores(0.5)?)?;
     let (used, elapsed) = measure(&mut groups, time)?;
     let part = used.iter().sum::<f64>() / (elapsed * cpus()?);
-    Ok(format!("{:.1} %, {:.1} % used", used[0] / elapsed * 100.0, part * 100.0))
+    Ok(vec![used[0] / elapsed * 100.0, part * 100.0])
 }
 
-fn nested_max(place: &Cgroup, time: Duration) -> Result<String> {
+fn nested_max(place: &Cgroup, time: Duration) -> Result<Vec<f64>> {
     let outer = place.create_child(&"outer".parse()?)?;
     outer.set_cpu_max(CpuMax::from_cores(0.4)?)?;
     outer.enable(&[Controller::Cpu])?;
@@ -163,5 +196,5 @@ fn nested_max(place: &Cgroup, time: Duration) -> Result<String> {
     let (used, elapsed) = measure(&mut groups, time)?;
     drop(groups);
     outer.remove().context("outer")?;
-    Ok(format!("{:.1} {:.1} %", used[0] / elapsed * 100.0, used[1] / elapsed * 100.0))
+    Ok(used[..2].iter().map(|us| us / elapsed * 100.0).collect())
 }
