@@ -23,6 +23,7 @@ fn main() {
             .unwrap_or_else(|e| panic!("bpf/{part}.bpf.c: {e:?}"));
         println!("cargo:rerun-if-changed={}", file(".h"));
     }
-    println!("cargo:rerun-if-changed=bpf/shares.h");
-    println!("cargo:rerun-if-changed=bpf/types.h");
+    for more in ["scheduler", "shares.h", "types.h"] {
+        println!("cargo:rerun-if-changed=bpf/{more}");
+    }
 }

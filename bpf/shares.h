@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The arithmetic of shares and virtual time: for scheduler.bpf.c, and for its test in user space.
- */
+/* The arithmetic of shares and virtual time: for the scheduler, and for its test in user space. */
 #ifndef AGENTCG_SHARES_H
 #define AGENTCG_SHARES_H
 

@@ -19,7 +19,7 @@ read -ra kernels <<<"${KERNELS:-7.3 6.18:all_its_bpf_programs_load 6.16 6.12 mem
 lint() {
   local bad=0
   cargo fmt --check || bad=1
-  clang-format-19 --dry-run -Werror bpf/*.[ch] benches/bpf/*.c benches/src/*.c tests/c/*.[ch] examples/*.c benches/bindings/c/*.c || bad=1
+  clang-format-19 --dry-run -Werror bpf/*.[ch] bpf/*/*.h benches/bpf/*.c benches/src/*.c tests/c/*.[ch] examples/*.c benches/bindings/c/*.c || bad=1
   "$venv/ruff" check --quiet . || bad=1
   "$venv/ruff" format --quiet --check . || bad=1
   "$venv/mypy" || bad=1
