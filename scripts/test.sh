@@ -98,11 +98,14 @@ kernels() {
     files+=("$reports/$kernel.json")
     tests/vm/lab.py test --kernel "$kernel" --swap 512M --timeout 1500 "${only[@]}" --report "$reports/$kernel.json" "$program" || bad=1
   done
-  # More than two CPUs, on one kernel; where it is only one that is tested, nobody asks for that.
+  # Other machines, on one kernel; where it is only one that is tested, nobody asks for that.
+  other() {
+    files+=("$reports/$1.json")
+    tests/vm/lab.py test --kernel 7.3 --timeout 300 --filter "$2" "${@:3}" --report "$reports/$1.json" "$program" || bad=1
+  }
   if [ ${#kernels[@]} -gt 1 ]; then
-    files+=("$reports/cores.json")
-    tests/vm/lab.py test --kernel 7.3 --smp 4,sockets=2,threads=2 --timeout 300 --filter scheduler::cores \
-      --report "$reports/cores.json" "$program" || bad=1
+    other cores scheduler::cores --smp 4,sockets=2,threads=2
+    other isolcpus scheduler::isolcpus --append isolcpus=1
   fi
   tests/vm/lab.py summary "${files[@]}" || bad=1
   return "$bad"

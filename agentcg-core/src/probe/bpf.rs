@@ -112,7 +112,7 @@ fn sched_ext(btf: Option<&Btf<'_>>) -> Capability {
 fn sched_ext_free() -> Capability {
     let name = "sched_ext_free";
     if scheduler::supported().is_err() {
-        return Capability::no(name, "no sched_ext", "see sched_ext");
+        return Capability::no(name, "none can be attached", "see sched_ext");
     }
     match scheduler::attached_scheduler() {
         None => Capability::yes(name, "no other scheduler is attached"),

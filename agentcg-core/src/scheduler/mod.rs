@@ -31,6 +31,8 @@ pub use usage::{CgroupUsage, SessionStats, WaitTimes};
 
 const STATE: &str = "/sys/kernel/sched_ext/state";
 const OPS: &str = "/sys/kernel/sched_ext/root/ops";
+/// The CPUs that `isolcpus=` takes from the scheduler; those of cpuset partitions are not among them.
+const ISOLATED: &str = "/sys/devices/system/cpu/isolated";
 
 /// Which tasks the scheduler takes over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -118,8 +120,9 @@ impl Scheduler {
     /// with `CONFIG_SCHED_CLASS_EXT` and `CONFIG_EXT_GROUP_SCHED`).
     ///
     /// # Errors
-    /// `InvalidInput` for a bad slice; `Unsupported` without sched_ext; `Busy` when another
-    /// scheduler is attached, naming it; `PermissionDenied`; `Bpf`.
+    /// `InvalidInput` for a bad slice; `Unsupported` without sched_ext, or with `isolcpus=` on the
+    /// kernel's command line; `Busy` when another scheduler is attached, naming it;
+    /// `PermissionDenied`; `Bpf`.
     pub fn attach(config: &SchedulerConfig, sessions_root: Option<&Path>) -> Result<Self> {
         if !(Duration::from_micros(100)..=Duration::from_secs(1)).contains(&config.slice) {
             return Err(Error::invalid("slice", config.slice, "expected 100 µs to 1 s"));
@@ -315,16 +318,23 @@ fn errno_of(e: &anyhow::Error) -> Option<i32> {
         .then_some(1)
 }
 
-/// sched_ext is compiled in.
+/// sched_ext is compiled in, and not ruled out by how the kernel was booted.
 pub(crate) fn supported() -> Result<()> {
-    if Path::new(STATE).exists() {
-        return Ok(());
+    if !Path::new(STATE).exists() {
+        return Err(Error::unsupported(
+            "this kernel has no sched_ext",
+            "boot a kernel with CONFIG_SCHED_CLASS_EXT=y, 6.16 or newer (Debian: trixie-backports)",
+        )
+        .at(STATE));
     }
-    Err(Error::unsupported(
-        "this kernel has no sched_ext",
-        "boot a kernel with CONFIG_SCHED_CLASS_EXT=y, 6.16 or newer (Debian: trixie-backports)",
-    )
-    .at(STATE))
+    match std::fs::read_to_string(ISOLATED).unwrap_or_default().trim() {
+        "" => Ok(()),
+        cpus => Err(Error::unsupported(
+            format!("the kernel attaches no sched_ext scheduler beside isolcpus={cpus}"),
+            "boot without isolcpus=, and isolate CPUs with a cpuset.cpus.partition in its place",
+        )
+        .at(ISOLATED)),
+    }
 }
 
 /// The name of the scheduler that is attached, if one is.

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use agentcg_core::{
-    Cgroup, Controller, CpuMax, ErrorKind, Runtime, Scheduler, SchedulerConfig, SchedulerExitKind,
-    SchedulerScope, SessionConfig,
+    Capabilities, Cgroup, Controller, CpuMax, ErrorKind, Runtime, Scheduler, SchedulerConfig,
+    SchedulerExitKind, SchedulerScope, SessionConfig,
 };
 use agentcg_storm::churn::{Churn, pin};
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +19,7 @@ const HERE: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::Sche
 const LAB: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt, Need::Lab];
 const CORES: &[Need] = &[Need::Root, Need::Cgroup2, Need::Controllers, Need::SchedExt, Need::Smt];
 const NONE: &[Need] = &[Need::Root, Need::NoSchedExt];
+const ISOLATED: &[Need] = &[Need::Root, Need::Isolcpus];
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -48,6 +49,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "scheduler::sysrq_reaches_the_caller", needs: HERE, run: sysrq },
         Test { name: "scheduler::bad_slices_are_refused", needs: HERE, run: bad_slice },
         Test { name: "scheduler::without_sched_ext_it_says_so", needs: NONE, run: unsupported },
+        Test { name: "scheduler::isolcpus_is_named", needs: ISOLATED, run: isolated },
     ]
 }
 
@@ -700,5 +702,13 @@ fn unsupported() -> Result<()> {
     let e = Scheduler::attach(&SchedulerConfig::default(), None).unwrap_err();
     ensure!(e.kind() == ErrorKind::Unsupported, "{e}");
     ensure!(e.help().is_some_and(|h| h.contains("CONFIG_SCHED_CLASS_EXT")), "{e}");
+    Ok(())
+}
+
+/// The kernel refuses every sched_ext scheduler then, with EINVAL and a line in its log.
+fn isolated() -> Result<()> {
+    let e = Scheduler::attach(&SchedulerConfig::default(), None).unwrap_err();
+    ensure!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("isolcpus="), "{e}");
+    ensure!(!Capabilities::probe().supports("sched_ext"));
     Ok(())
 }

@@ -25,6 +25,8 @@ pub enum Need {
     Swap,
     /// Processors that share a core, and several cores.
     Smt,
+    /// CPUs that the kernel's command line isolates.
+    Isolcpus,
     /// A machine of the kernel lab, which nobody else uses.
     Lab,
 }
@@ -73,6 +75,8 @@ impl Machine {
             }
             Need::Smt => std::fs::read_to_string("/sys/devices/system/cpu/smt/active")
                 .is_ok_and(|t| t.trim() == "1" && sibling(0).is_ok_and(|s| s != 0)),
+            Need::Isolcpus => std::fs::read_to_string("/sys/devices/system/cpu/isolated")
+                .is_ok_and(|t| !t.trim().is_empty()),
             Need::Lab => std::env::var_os("AGENTCG_LAB").is_some(),
         }
     }
