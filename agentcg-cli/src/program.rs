@@ -63,7 +63,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Run(_) => output::log_warnings(),
         Command::Memcg(_) => output::log_to_stderr("info"),
-        _ => output::log_to_stderr("warn"),
+        // scx_utils warns of each operation that an older kernel lacks; ours does without.
+        _ => output::log_to_stderr("warn,scx_utils=error"),
     }
     let result = match &cli.command {
         Command::Doctor(args) => doctor::run(args),

@@ -15,8 +15,8 @@
 #define ROUND 200000000ULL
 /* A turn costs no more than this on each CPU, however small the share: for so long a cgroup waits
  * at most for the next one. And the shortest one. */
-#define LONGEST 500000000ULL
-#define MIN_TURN 500000ULL
+#define LONGEST 420000000ULL
+#define MIN_TURN 400000ULL
 /* How old a share may be. */
 #define SHARE_AGE 2000000ULL
 

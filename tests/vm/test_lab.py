@@ -118,6 +118,22 @@ def test_virtual_time_does_not_see_the_host() -> None:
     assert time.monotonic() - since < 60
 
 
+def test_in_parallel_timers_come_before_processors() -> None:
+    line = command("run", "--kernel", KERNEL, "--parallel", "--", "echo up; sleep 1000")
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        [emulator] = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("qemu")]
+        policies = {
+            task.name: os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{emulator}/task").iterdir()
+        }
+        process.kill()
+    assert policies.pop(emulator) == os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    assert len(policies) >= 2
+    assert set(policies.values()) == {os.SCHED_OTHER}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_lab_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     line = command("run", "--kernel", KERNEL, "--out", str(tmp_path), "--", "echo up; sleep 1000")
