@@ -392,15 +392,25 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
             c.detail,
         );
     };
-    let mut all = by_turns(policies, ROUNDS, |policy| {
-        let one = Contention::measure(policy, seconds)?;
-        tell(policy, &one);
-        Ok(one)
+    let all = by_turns(policies, ROUNDS, |policy| match Contention::measure(policy, seconds) {
+        Ok(one) => {
+            tell(policy, &one);
+            Ok(Some(one))
+        }
+        // That with others somebody is killed is a result too.
+        Err(e) if !matches!(policy, Policy::Cgroup | Policy::Ops) => {
+            println!("{:<24} {e:#}", policy.name());
+            Ok(None)
+        }
+        Err(e) => Err(e),
     })?;
     println!();
-    for (policy, all) in policies.iter().zip(&mut all) {
+    for (policy, all) in policies.iter().zip(all) {
+        let mut all: Vec<Contention> = all.into_iter().flatten().collect();
         all.sort_by(|a, b| a.kept().total_cmp(&b.kept()));
-        tell(*policy, &all[ROUNDS / 2]);
+        if let Some(middle) = all.get(all.len() / 2) {
+            tell(*policy, middle);
+        }
     }
     Ok(())
 }

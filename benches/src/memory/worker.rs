@@ -76,7 +76,7 @@ impl Worker {
     pub fn ensure_runs(&self) -> Result<()> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let ended = waitid(WaitId::Pid(Pid::from_child(&self.child)), options)?;
-        anyhow::ensure!(ended.is_none(), "a worker has ended: {ended:?}");
+        anyhow::ensure!(ended.is_none(), "a worker has ended, or was killed");
         Ok(())
     }
 

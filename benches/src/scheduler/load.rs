@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -102,7 +103,8 @@ pub enum Job {
     Burn,
     /// Uses CPU for [`GAPS`]; gives the longest time in which it had none, ns.
     Gaps,
-    /// Works 1 ms in each 10 ms; gives the delays of its wake-ups, ns.
+    /// Works 1 ms in each 10 ms; gives two numbers of each wake-up, ns: how late it came, and for how
+    /// long of that it waited for a CPU. The rest is the timer, which no scheduler has a part in.
     Periodic,
     /// Forks without end; the children end at once.
     Forks,
@@ -227,6 +229,7 @@ fn periodic() -> Vec<u64> {
     let since_zero = |t: rustix::time::Timespec| Duration::new(t.tv_sec as u64, t.tv_nsec as u32);
     let zero = since_zero(zero);
     let mut delays = Vec::new();
+    let waited = run_delay();
     let mut next = zero;
     while next - zero < LENGTH {
         next += period;
@@ -234,9 +237,10 @@ fn periodic() -> Vec<u64> {
             tv_sec: next.as_secs() as i64,
             tv_nsec: i64::from(next.subsec_nanos()),
         };
+        let before = waited();
         while clock_nanosleep_absolute(ClockId::Monotonic, &at).is_err() {}
         let now = since_zero(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic));
-        delays.push(now.saturating_sub(next).as_nanos() as u64);
+        delays.extend([now.saturating_sub(next).as_nanos() as u64, waited() - before]);
         let began = Instant::now();
         burn(|| began.elapsed() < Duration::from_millis(1));
         // One that comes much too late is one delay, not many.
@@ -244,6 +248,18 @@ fn periodic() -> Vec<u64> {
         next = next.max(now.saturating_sub(period));
     }
     delays
+}
+
+/// For how long this thread has been runnable without a CPU: the second number of its `schedstat`.
+fn run_delay() -> impl Fn() -> u64 {
+    let file = std::fs::File::open("/proc/thread-self/schedstat");
+    move || {
+        let mut text = [0; 64];
+        let file = file.as_ref().expect("a kernel with CONFIG_SCHED_INFO");
+        let read = file.read_at(&mut text, 0).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..read]);
+        text.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("three numbers in schedstat")
+    }
 }
 
 fn forks() {

@@ -103,8 +103,11 @@ pub fn run(seconds: u64, rounds: usize, only: &str, beside: Option<PathBuf>) -> 
     let place = top.create_child(&"agentcg-bench".parse()?)?;
     place.enable(&[Controller::Cpu])?;
     println!("Noisy cases {rounds} times by turns: medians, and the last figure's range");
+    println!(
+        "Wake-ups: how late half and 99 % come, and 99 % of the part in which they wait for a CPU"
+    );
     print!("{:<44} {:<22}", "", "bar");
-    all.iter().for_each(|who| print!(" {:<39}", who.name()));
+    all.iter().for_each(|who| print!(" {:<46}", who.name()));
     println!();
     for case in shares::CASES
         .iter()
@@ -127,7 +130,7 @@ pub fn run(seconds: u64, rounds: usize, only: &str, beside: Option<PathBuf>) -> 
             }
         }
         for runs in got {
-            print!(" {:<39}", runs.map_or("ejected".to_owned(), |runs| case.summary(&runs)));
+            print!(" {:<46}", runs.map_or("ejected".to_owned(), |runs| case.summary(&runs)));
         }
         println!();
     }
