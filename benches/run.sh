@@ -14,6 +14,7 @@ flatcg=$("$python/python" benches/scx_flatcg.py)
 guest --parallel -- "$bench" scheduler --beside "$flatcg"
 # Delays of less than the host's own, and what the host's other work would decide.
 guest --virtual-time --smp 1 -- "$bench" scheduler --rounds 1 --only wake-ups --beside "$flatcg"
+guest --virtual-time --smp 1 -- "$bench" scheduler --only "decision cost"
 for smp in 1 2; do
   guest --virtual-time --smp "$smp" -- "$bench" scheduler --rounds 1 --only "300 cgroups"
   guest --virtual-time --smp "$smp" -- "$bench" scheduler --rounds 1 --only messages
