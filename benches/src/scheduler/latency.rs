@@ -11,14 +11,14 @@ use super::load::{self, Group, Job};
 pub(super) const CASES: [Case; 7] = [
     Case {
         name: "wake-ups, high beside 16 burners in low",
-        bar: "wait <= 0.5 of EEVDF's",
+        bar: "p99 <= 0.5 of EEVDF's",
         noisy: true,
         run: |p, _| beside(p, Its::Session(Priority::High), Priority::Low, Job::Burn, 4, 4),
         text: late,
     },
     Case {
         name: "wake-ups, high beside fork storms in low",
-        bar: "wait <= 0.5 of EEVDF's",
+        bar: "p99 <= 0.5 of EEVDF's",
         noisy: true,
         run: |p, _| beside(p, Its::Session(Priority::High), Priority::Low, Job::Forks, 4, 1),
         text: late,

@@ -250,7 +250,8 @@ fn periodic() -> Vec<u64> {
     delays
 }
 
-/// For how long this thread has been runnable without a CPU: the second number of its `schedstat`.
+/// For how long this thread has been runnable without a CPU: the second number of its `schedstat`. The
+/// kernel does not count the switch itself when a wake-up preempts at once.
 fn run_delay() -> impl Fn() -> u64 {
     let file = std::fs::File::open("/proc/thread-self/schedstat");
     move || {
