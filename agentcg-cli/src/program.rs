@@ -63,8 +63,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Run(_) => output::log_warnings(),
         Command::Memcg(_) => output::log_to_stderr("info"),
-        // scx_utils warns of each operation that an older kernel lacks; ours does without.
-        _ => output::log_to_stderr("warn,scx_utils=error"),
+        _ => output::log_to_stderr("warn"),
     }
     let result = match &cli.command {
         Command::Doctor(args) => doctor::run(args),

@@ -7,10 +7,9 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args = daemon::Args::parse();
-    // scx_utils warns of each operation that an older kernel lacks; ours does without.
     output::log_to_stderr(match args.verbose {
-        0 => "info,libbpf=warn,scx_utils=error",
-        1 => "debug,libbpf=warn,scx_utils=error",
+        0 => "info,libbpf=warn,scx_utils=warn",
+        1 => "debug,libbpf=warn,scx_utils=warn",
         _ => "debug",
     });
     output::finish("agentcgroupd", daemon::run(&args))

@@ -299,6 +299,16 @@ fn load_and_attach(
     if config.scope == SchedulerScope::Agents {
         skel.struct_ops.agentcg_ops_mut().flags |= *scx_utils::compat::SCX_OPS_SWITCH_PARTIAL;
     }
+    // scx_ops_load would leave them out as well, with warnings; the scheduler does without.
+    let ops = skel.struct_ops.agentcg_ops_mut();
+    for (name, operation) in [
+        ("cgroup_set_bandwidth", &mut ops.cgroup_set_bandwidth),
+        ("cgroup_set_idle", &mut ops.cgroup_set_idle),
+    ] {
+        if !scx_utils::compat::struct_has_field("sched_ext_ops", name)? {
+            *operation = std::ptr::null_mut();
+        }
+    }
     let mut skel = scx_ops_load!(skel, agentcg_ops, uei)?;
     let link = scx_ops_attach!(skel, agentcg_ops)?;
     Ok((skel, link))
