@@ -21,6 +21,7 @@ mod events;
 mod memory;
 mod scheduler;
 mod storm;
+mod turns;
 mod wrappers;
 
 use clap::{Parser, Subcommand};

@@ -20,6 +20,7 @@ use agentcg_core::{
 };
 use anyhow::{Context, Result};
 
+use crate::turns::by_turns;
 use fixed::FixedDelay;
 pub use worker::work;
 use worker::{Progress, Worker};
@@ -217,21 +218,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Measures all policies by turns, for the host's other work changes from minute to minute.
-fn by_turns<T>(
-    policies: &[Policy],
-    rounds: usize,
-    mut measure: impl FnMut(Policy) -> Result<T>,
-) -> Result<Vec<Vec<T>>> {
-    let mut all: Vec<Vec<T>> = policies.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (policy, all) in policies.iter().zip(&mut all) {
-            all.push(measure(*policy)?);
-        }
-    }
-    Ok(all)
-}
-
 /// Bytes a second between two looks.
 struct Rate(Instant, u64);
 
@@ -392,7 +378,7 @@ fn contention(policies: &[Policy], seconds: u64) -> Result<()> {
             c.detail,
         );
     };
-    let all = by_turns(policies, ROUNDS, |policy| match Contention::measure(policy, seconds) {
+    let all = by_turns(policies, ROUNDS, |&policy| match Contention::measure(policy, seconds) {
         Ok(one) => {
             tell(policy, &one);
             Ok(Some(one))
@@ -427,7 +413,7 @@ fn idle(policies: &[Policy], seconds: u64) -> Result<()> {
     let time = Duration::from_secs(seconds) / 4;
     println!("\n{ROUNDS} times by turns: the one in the middle, and all");
     println!("{:<24} {:>10} {:>8} {:>8}", "policy", "low MB/s", "of none", "1st pass");
-    let mut all = by_turns(policies, ROUNDS, |policy| {
+    let mut all = by_turns(policies, ROUNDS, |&policy| {
         let place = Place::new(1, 1, None)?;
         let mut high = Worker::start(&place.high[0], &format!("hold:{HIGH}"))?;
         let mut low = Worker::start(&place.low[0], &format!("use:{LOW}"))?;
@@ -562,7 +548,7 @@ fn sessions(policies: &[Policy], seconds: u64) -> Result<()> {
 fn cost(policies: &[Policy]) -> Result<()> {
     const ROUNDS: usize = 9;
     println!("\nfirst touch of 400 MB, {ROUNDS} times by turns: median, and the middle half");
-    let mut times = by_turns(policies, ROUNDS, |policy| {
+    let mut times = by_turns(policies, ROUNDS, |&policy| {
         let place = Place::new(1, 1, None)?;
         // What is measured is a low one: its hook is the more expensive.
         let mut worker = Worker::start(&place.low[0], &format!("touch:{}", 400 * MB))?;

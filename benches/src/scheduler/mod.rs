@@ -15,6 +15,7 @@ use std::time::Duration;
 use agentcg_core::{Cgroup, Controller, Scheduler, SchedulerConfig, mount_point};
 use anyhow::{Result, bail};
 
+use crate::turns::by_turns;
 use beside::Other;
 pub use load::job;
 
@@ -117,19 +118,9 @@ pub fn run(seconds: u64, rounds: usize, only: &str, beside: Option<PathBuf>) -> 
     {
         print!("{:<44} {:<22}", case.name, case.bar);
         std::io::stdout().flush()?;
-        let mut got = vec![Some(Vec::new()); all.len()];
-        for _ in 0..if case.noisy { rounds } else { 1 } {
-            for (who, got) in all.iter().zip(&mut got) {
-                // Who was thrown out once gets no second chance.
-                if let Some(runs) = got {
-                    match who.measure(case, &place, time)? {
-                        Some(figures) => runs.push(figures),
-                        None => *got = None,
-                    }
-                }
-            }
-        }
-        for runs in got {
+        let rounds = if case.noisy { rounds } else { 1 };
+        for runs in by_turns(&all, rounds, |who| who.measure(case, &place, time))? {
+            let runs: Option<Vec<_>> = runs.into_iter().collect();
             print!(" {:<46}", runs.map_or("ejected".to_owned(), |runs| case.summary(&runs)));
         }
         println!();
